@@ -1,0 +1,1 @@
+"""Cameras, poses, visual hulls, meshes: geometry that knows nothing about networks. Import the modules by name."""
