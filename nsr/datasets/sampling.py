@@ -1,0 +1,148 @@
+"""Which pixels a training step looks at. Draws from its own generator, whose state is part of a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nsr.types import Scene
+
+_OBJECT = 128  # mask values from here on are object
+
+
+@dataclass(frozen=True)
+class PixelBatch:
+    """N pixels with what the photographs say about them.
+
+    view: [N] position of the view in the scene; pixels: [N, 2] (u, v); rgb: [N, 3] in [0, 1]; mask: [N] in [0, 1].
+    """
+
+    view: Int[Tensor, " N"]
+    pixels: Float[Tensor, "N 2"]
+    rgb: Float[Tensor, "N 3"]
+    mask: Float[Tensor, " N"]
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+
+class PixelSampler:
+    """Draws random pixels of a scene, held as flat uint8 tensors on one device.
+
+    Two ways to draw:
+      `draw(n)` mixes pixels of all views: a share inside the masks, a share anywhere, and the rest in the band around
+      the silhouettes, where the mask loss has something to say. Shares that have no pixels go to the others.
+      `draw_from_image(n)` takes n pixels of one image and walks through the images in a new random order each epoch,
+      as IDR does.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        *,
+        seed: int = 0,
+        inside_share: float = 0.7,
+        uniform_share: float = 0.05,
+        band_px: int = 25,
+        device: torch.device | str = "cpu",
+    ):
+        if not (inside_share >= 0 and uniform_share >= 0 and inside_share + uniform_share <= 1):
+            raise ValueError(f"PixelSampler: shares must be >= 0 and sum to <= 1, got {inside_share}, {uniform_share}")
+        self.views, self.height, self.width = scene.masks.shape
+        self._rgb = scene.images.reshape(-1, 3).to(device)
+        self._mask = scene.masks.reshape(-1).to(device)
+        self._generator = torch.Generator(device).manual_seed(seed)
+        # The order of images has a generator of its own on the CPU: randperm is then the same on every device.
+        self._order_generator = torch.Generator().manual_seed(seed)
+        self._order, self._position = torch.empty(0, dtype=torch.long), 0
+
+        inside = scene.masks.to(device) >= _OBJECT
+        band = torch.stack([dilate(mask, band_px) & ~mask for mask in inside])
+        self._pools = [_indices(inside), _indices(band)]
+        self._shares = [inside_share, 1 - inside_share - uniform_share]
+
+    def __len__(self) -> int:
+        """Number of pixels in all views."""
+        return len(self._mask)
+
+    def draw(self, n: int) -> PixelBatch:
+        """n pixels of all views, with replacement, drawn in the shares given to the constructor."""
+        parts = []
+        left = n
+        for pool, share in zip(self._pools, self._shares, strict=True):
+            count = min(round(n * share), left) if len(pool) else 0
+            if count:
+                parts.append(pool[self._integers(len(pool), count)].long())
+            left -= count
+        if left:
+            parts.append(self._integers(len(self), left))
+        return self._batch(torch.cat(parts) if parts else self._integers(len(self), 0))
+
+    def draw_from_image(self, n: int) -> PixelBatch:
+        """n pixels anywhere in the next image of this epoch's random order (with replacement)."""
+        if self._position >= len(self._order):
+            self._order, self._position = torch.randperm(self.views, generator=self._order_generator), 0
+        view = int(self._order[self._position])
+        self._position += 1
+        size = self.width * self.height
+        return self._batch(view * size + self._integers(size, n))
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """Everything that decides the next draws."""
+        return {
+            "generator": self._generator.get_state(),
+            "order_generator": self._order_generator.get_state(),
+            "order": self._order.clone(),
+            "position": self._position,
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        """Continue drawing exactly where `state_dict` was taken."""
+        self._generator.set_state(state["generator"].cpu())
+        self._order_generator.set_state(state["order_generator"].cpu())
+        self._order, self._position = state["order"].cpu().clone(), int(state["position"])
+
+    def _integers(self, below: int, count: int) -> Tensor:
+        return torch.randint(below, (count,), generator=self._generator, device=self._generator.device)
+
+    def _batch(self, index: Tensor) -> PixelBatch:
+        size = self.width * self.height
+        view = index.div(size, rounding_mode="floor")
+        within = index - view * size
+        v = within.div(self.width, rounding_mode="floor")
+        pixels = torch.stack([within - v * self.width, v], dim=-1).float()
+        return PixelBatch(view, pixels, self._rgb[index].float().div_(255), self._mask[index].float().div_(255))
+
+
+def dilate(mask: Bool[Tensor, "H W"], radius: int) -> Bool[Tensor, "H W"]:
+    """True within a square of half side `radius` pixels around any True pixel.
+
+    The square is separable, and a window of any length is a few shifted ORs of windows of doubled length.
+    """
+    for dim in (0, 1):
+        for direction in (1, -1):
+            reach = 0
+            while reach < radius:
+                shift = min(reach + 1, radius - reach, mask.shape[dim])
+                mask = mask | _shifted(mask, dim, direction * shift)
+                reach += shift
+    return mask
+
+
+def _shifted(mask: Tensor, dim: int, shift: int) -> Tensor:
+    """`mask` moved by `shift` along `dim`, False moving in."""
+    length = mask.shape[dim]
+    out = torch.zeros_like(mask)
+    kept = length - abs(shift)
+    if kept > 0:
+        out.narrow(dim, max(shift, 0), kept).copy_(mask.narrow(dim, max(-shift, 0), kept))
+    return out
+
+
+def _indices(selected: Tensor) -> Tensor:
+    """Flat positions of True, in 32 bits where they fit (a data set has tens of millions of pixels)."""
+    index = selected.reshape(-1).nonzero()[:, 0]
+    return index.int() if selected.numel() < 2**31 else index
