@@ -1,0 +1,1 @@
+"""Training: the loop and its schedules, checkpoints, guards, logs, and what a trained run can show."""

@@ -1,0 +1,105 @@
+"""Guards of the training loop: losses that are not finite, memory that runs out, signals that ask to stop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Mapping
+from types import FrameType, TracebackType
+
+import torch
+
+from nsr.utils.errors import TrainingError
+
+
+def non_finite(losses: Mapping[str, float | torch.Tensor]) -> list[str]:
+    """The names of the scalar losses that are NaN or infinite."""
+    return [name for name, value in losses.items() if not math.isfinite(float(value))]
+
+
+def finite_or_raise(losses: Mapping[str, float | torch.Tensor], where: str = "training") -> None:
+    """TrainingError that shows every loss when one of them is NaN or infinite."""
+    bad = non_finite(losses)
+    if bad:
+        shown = ", ".join(f"{name} = {float(value):.4g}" for name, value in losses.items())
+        raise TrainingError(
+            f"{where}: expected finite losses, got {shown}. "
+            "Lower the learning rates, or look at the data with `nsr data check`"
+        )
+
+
+class BadStepGuard:
+    """Skips steps whose losses are not finite; gives up after `patience` of them in a row."""
+
+    def __init__(self, patience: int) -> None:
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1, got {patience}")
+        self.patience = patience
+        self.in_a_row = 0
+        self.total = 0
+
+    def accepts(self, losses: Mapping[str, float | torch.Tensor]) -> bool:
+        """Whether to take this step. Raises TrainingError at the last bad step that patience allows."""
+        if not non_finite(losses):
+            self.in_a_row = 0
+            return True
+        self.in_a_row += 1
+        self.total += 1
+        if self.in_a_row >= self.patience:
+            finite_or_raise(losses, where=f"training, {self.in_a_row} bad steps in a row")
+        return False
+
+    def state_dict(self) -> dict[str, int]:
+        return {"in_a_row": self.in_a_row, "total": self.total}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.in_a_row, self.total = state["in_a_row"], state["total"]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out: of the GPU, of torch's CPU allocator, or of Python."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # The CPU allocator raises a plain RuntimeError; so do CUDA libraries that fail to allocate their workspace.
+    texts = ("not enough memory", "can't allocate memory", "out of memory", "_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
+class TerminationSignal:
+    """Turns SIGTERM and SIGINT into a flag, so that the loop can finish its step, save and end with exit code 75.
+
+        with TerminationSignal() as signal:
+            while not signal.requested: ...
+
+    requested: a signal has come; name: which ("SIGTERM"). A second signal of a kind acts as it did before the block, so
+    that an impatient Ctrl-C still ends the program. Outside the main thread, where Python allows no handlers, it never
+    fires.
+    """
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._previous: dict[int, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        return self.name is not None
+
+    def __enter__(self) -> TerminationSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._handle) for number in self.signals}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number in list(self._previous):
+            self._restore(number)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        self._restore(number)
+
+    def _restore(self, number: int) -> None:
+        previous = self._previous.pop(number, None)
+        signal.signal(number, signal.SIG_DFL if previous is None else previous)
