@@ -90,10 +90,10 @@ def _read_meta(path: Path, text: str, tensors: Mapping[str, Tensor]) -> dict[str
         header = json.loads(text)
         version, crc, meta_text = header["version"], header["crc32"], header["meta"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: the checkpoint's header is damaged; use an earlier one or train again") from error
+        raise CheckpointError(f"{path}: the checkpoint's header is damaged; use an earlier one") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: checkpoint format {version}, this nsr reads {FORMAT_VERSION}; use the version of nsr that wrote it"
+            f"{path}: checkpoint format {version}, this nsr reads {FORMAT_VERSION}; use the nsr that wrote it"
         )
     if _checksum(tensors, meta_text) != crc:
         raise CheckpointError(f"{path}: the checkpoint is damaged (wrong checksum); use an earlier one or train again")

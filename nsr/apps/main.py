@@ -1,0 +1,113 @@
+"""The `nsr` command: finds the program for a sub-command, runs it, and turns errors into one line and an exit code.
+
+A program is a module with `build_parser(prog) -> ArgumentParser`, whose parsers set `run=function` as a default;
+`function(args)` does the work and returns an exit code or None. Only the module of the chosen command is imported.
+
+Exit codes: 0 done; 2 usage; 75 try again (out of memory, stopped by a signal); other codes are those of
+nsr.utils.errors; 70 is a defect of nsr itself; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from nsr import __version__
+from nsr.utils.errors import NsrError, RetriableError
+from nsr.utils.threads import set_thread_policy
+
+COMMANDS = {
+    "reconstruct": ("nsr.apps.reconstruct", "photographs to mesh, pictures and report, in one go"),
+    "train": ("nsr.apps.train", "train a surface, with IDR's flags"),
+    "mesh": ("nsr.apps.mesh", "extract the mesh of a trained run"),
+    "render": ("nsr.apps.render", "render training views, novel views or a turntable"),
+    "eval": ("nsr.apps.eval", "measure a run: images, cameras, distance to a known mesh"),
+    "data": ("nsr.apps.data", "check, download or make scenes"),
+    "doctor": ("nsr.apps.doctor", "show what is installed, built and missing"),
+}
+EXIT_DEFECT = 70  # EX_SOFTWARE
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns its exit code and never raises, but for argparse's own SystemExit in --help."""
+    set_thread_policy()
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader (head, less) has gone. Point stdout elsewhere, or the interpreter complains as it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except NsrError as error:
+        return _fail(str(error), error.exit_code)
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _run(argv: list[str]) -> int:
+    if argv and argv[0] in COMMANDS:
+        module = importlib.import_module(COMMANDS[argv[0]][0])
+        args = module.build_parser(f"nsr {argv[0]}").parse_args(argv[1:])
+        return args.run(args) or 0
+    parser = _top_parser()
+    parser.parse_args(argv)  # --help, --version, or an unknown command: all of them exit
+    parser.print_help()
+    return 0
+
+
+def _top_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nsr",
+        description="From photographs to a neural surface, fast.",
+        epilog="commands:\n"
+        + "".join(f"  {name:<13}{text}\n" for name, (_, text) in COMMANDS.items())
+        + "\nexamples:\n  nsr reconstruct bust --budget 60 --out runs/bust\n  nsr mesh --help\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"nsr {__version__}")
+    # Commands never get here: this only makes an unknown one a usage error that lists those that exist.
+    parser.add_argument("command", nargs="?", choices=COMMANDS, metavar="command", help="one of those below")
+    return parser
+
+
+def _unexpected(error: Exception) -> int:
+    """Errors that nsr did not raise itself: memory, the file system, or a defect, which alone deserves a traceback."""
+    if _is_out_of_memory(error):
+        reason = str(error).strip().split("\n")[0]
+        message = f"out of memory ({reason}); run again with fewer rays or a lower resolution"
+        return _fail(message, RetriableError.exit_code)
+    if isinstance(error, OSError) and error.strerror is not None:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(f"{place}{error.strerror}", NsrError.exit_code)
+    traceback.print_exc()
+    print(f"nsr: error: {type(error).__name__}: {error} (a defect of nsr, please report it)", file=sys.stderr)
+    return EXIT_DEFECT
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Without importing torch for a command that has not needed it."""
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from nsr.training.guards import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+def _fail(message: str, code: int) -> int:
+    """One line on stderr; the traceback too when NSR_DEBUG=1."""
+    if os.environ.get("NSR_DEBUG", "0") not in ("", "0"):
+        traceback.print_exc()
+    print(f"nsr: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
