@@ -119,3 +119,9 @@ class Scene:
             cameras=self.cameras[views],
             view_names=tuple(self.view_names[i] for i in views),
         )
+
+    def to(self, device: torch.device | str) -> Scene:
+        """The scene with its images, masks and cameras on a device."""
+        return replace(
+            self, images=self.images.to(device), masks=self.masks.to(device), cameras=self.cameras.to(device)
+        )

@@ -1,0 +1,44 @@
+"""`nsr reconstruct`: from a folder of posed, masked photographs to a mesh, pictures and figures, in one command."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLES = """examples:
+  nsr reconstruct bust --budget 60                         the built-in scene, scored against its exact geometry
+  nsr reconstruct photos/cup --out results/cup             a scene folder (IDR, NeuS or H3DS layout)
+  nsr reconstruct data/DTU/scan65 --budget 300 --holdout 8 keep eight views to measure the rendering with
+  nsr reconstruct photos/cup --views 0,4,8-12 --gt cup.ply few views, scored against a mesh in world units
+  nsr reconstruct bust --encoder vanilla                   the same recipe with another encoder
+
+DIR receives mesh.ply and mesh.glb (world units), preview.png, report.html, metrics.json, and the run itself (runconf.conf, metrics.csv,
+checkpoints/), which nsr mesh, render, eval and train --is_continue read."""
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", metavar="DATA", help="scene folder, or the name of a built-in scene (bust, dents)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default runs/<scene>)")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="training time (default: the configuration's, 60)")
+    parser.add_argument("--encoder", metavar="NAME", help="use confs/encoders/NAME/instant.conf")
+    parser.add_argument("--conf", help="use this configuration instead (default instant)")
+    parser.add_argument("--views", metavar="N|LIST", help="how many views to use, or which (default all)")
+    parser.add_argument("--holdout", type=int, default=0, metavar="K", help="views kept from training to measure PSNR on")
+    parser.add_argument("--gt", type=Path, metavar="MESH", help="ground-truth mesh in world units (default: the scene's own)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random draw (default 0)")
+    parser.add_argument("--resolution", type=int, default=256, help="marching-cubes cells per axis (default 256)")
+    parser.add_argument("--train_cameras", action="store_true", help="refine the camera poses as well")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    parser.add_argument("--no-check", action="store_true", help="train even where `nsr data check` finds errors")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values to change")
+    parser.set_defaults(run=run_reconstruct)
+    return parser
+
+
+def run_reconstruct(args: argparse.Namespace) -> int:
+    from nsr.training.reconstruct import reconstruct
+
+    raise SystemExit

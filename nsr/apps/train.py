@@ -1,0 +1,87 @@
+"""`nsr train`: optimise a surface over one scene, with the flags that users of IDR know."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLES = """examples:
+  nsr train --data_dir data/DTU --scan_id 65
+  nsr train --data_dir photos/cup --budget 120 --expname cup
+  nsr train --conf base/dtu_trained_cameras --data_dir data/DTU --scan_id 65 --train_cameras --device cuda
+  nsr train --expname cup --is_continue --budget 300
+  nsr train --data_dir photos/cup loss.eikonal_weight=0.2 sampling.rays=2048
+
+The run is written to EXPS_FOLDER/EXPNAME[_SCAN_ID]/<time stamp>. Exit codes: 0 done; 75 stopped with its state saved, run again
+with --is_continue; anything else is final."""
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_dir", help="scene folder, or a folder of scans when --scan_id is given, or a built-in scene")
+    data.add_argument("--scan_id", help="scan to train on: DATA_DIR/scan<ID>")
+    data.add_argument("--views", help="which views to use: a number of them, or a list such as 0,3,5-9 (default: all)")
+    data.add_argument("--holdout", type=int, default=0, help="evenly spaced views to keep from training (default 0)")
+    run = parser.add_argument_group("run")
+    run.add_argument("--conf", default="instant", help="configuration file, or a name below confs/ (default instant)")
+    run.add_argument("--expname", help="name of the experiment (default: the configuration's name)")
+    run.add_argument("--exps_folder", default="exps", type=Path, help="where experiments are kept (default exps)")
+    run.add_argument("--nepoch", type=int, help="epochs to train for, from the run's beginning")
+    run.add_argument("--budget", type=float, metavar="SECONDS", help="seconds to train for, from the run's beginning")
+    run.add_argument("--train_cameras", action="store_true", help="refine the camera poses as well")
+    run.add_argument("--seed", type=int, default=0, help="seed of every random draw (default 0)")
+    run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
+    again = parser.add_argument_group("continuing")
+    again.add_argument("--is_continue", action="store_true", help="continue an earlier run of this experiment")
+    again.add_argument("--timestamp", default="latest", help="which run to continue (default latest)")
+    again.add_argument("--checkpoint", default="latest", help="which of its checkpoints to continue from (default latest)")
+    again.add_argument(
+        "--init_weights", type=Path, metavar="FILE", help="start from the weights of a checkpoint, or of an IDR .pth file"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values to change")
+    parser.set_defaults(run=run_train)
+    return parser
+
+
+def run_train(args: argparse.Namespace) -> int:
+    from nsr.training.launch import RunRequest, continue_trainer, new_trainer, open_scene, train
+    from nsr.training.run import find_run_folder, new_run_folder
+    from nsr.utils.errors import UsageError
+
+    experiment = args.expname or Path(args.conf).stem
+    if args.scan_id is not None:
+        experiment = f"{experiment}_{args.scan_id}"
+    request = RunRequest(
+        data=_scene_folder(args.data_dir, args.scan_id),
+        conf=args.conf,
+        overrides=tuple(args.overrides),
+        views=args.views,
+        holdout=args.holdout,
+        nepoch=args.nepoch,
+        budget=args.budget,
+        train_cameras=args.train_cameras,
+        seed=args.seed,
+        device=args.device,
+        init_weights=args.init_weights,
+    )
+    if args.is_continue:
+        folder = find_run_folder(args.exps_folder, experiment, args.timestamp)
+        trainer = continue_trainer(folder, args.checkpoint, request)
+    elif args.data_dir is None:
+        raise UsageError("nsr train: expected --data_dir DIR (a scene folder, or bust or dents), or --is_continue")
+    else:
+        trainer = new_trainer(request, *open_scene(request))
+        folder = new_run_folder(args.exps_folder, experiment)
+    train(trainer, folder, tensorboard=args.tensorboard)
+    print(f"{folder}: {trainer.clock.step} steps in {trainer.clock.seconds:.1f} s; next: nsr mesh {folder}")
+    return 0
+
+
+def _scene_folder(data_dir: str | None, scan_id: str | None) -> str:
+    if scan_id is None or data_dir is None:
+        return data_dir or ""
+    return str(Path(data_dir) / f"scan{scan_id}")

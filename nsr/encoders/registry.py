@@ -1,0 +1,23 @@
+"""Encoders by name. The configuration names one (`encoder { type = hashgrid, hashgrid { levels = 12 } }`); this builds it."""
+
+from __future__ import annotations
+
+from nsr.config import Variant
+from nsr.encoders.base import Encoder
+from nsr.encoders.fourier import FourierConfig
+from nsr.encoders.hash_grid import HashGridConfig
+from nsr.encoders.positional import PositionalConfig
+from nsr.encoders.spherical_harmonics import SphericalHarmonicsConfig
+
+POINT_ENCODERS: dict[str, type] = {
+    "vanilla": PositionalConfig,
+    "fourier": FourierConfig,
+    "hashgrid": HashGridConfig,
+}
+# Everything that encodes a point encodes a unit direction too; spherical harmonics make sense on the sphere only.
+VIEW_ENCODERS: dict[str, type] = {**POINT_ENCODERS, "sh": SphericalHarmonicsConfig}
+
+
+def build_encoder(choice: Variant) -> Encoder:
+    """The encoder that a configuration block names."""
+    return choice.options.build()

@@ -1,0 +1,161 @@
+"""The IDR model: trace rays to the surface, make the intersection differentiable, shade it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nsr.models.implicit_network import ImplicitNetwork, ImplicitNetworkConfig
+from nsr.models.intersection import differentiable_intersection
+from nsr.models.rendering_network import RenderingNetwork, RenderingNetworkConfig
+from nsr.ops.sphere_trace import TraceOptions, trace
+from nsr.types import Rays, RenderOutput, SurfaceHits
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """reevaluate: shade with normal and feature evaluated anew at the differentiable intersection, as IDR does (they then depend
+    on the network through the point too); without, one evaluation per point serves all terms. min_cosine: see
+    differentiable_intersection."""
+
+    implicit_network: ImplicitNetworkConfig = field(default_factory=ImplicitNetworkConfig)
+    rendering_network: RenderingNetworkConfig = field(default_factory=RenderingNetworkConfig)
+    ray_tracer: TraceOptions = field(default_factory=TraceOptions)
+    reevaluate: bool = True
+    min_cosine: float = 0.01
+
+
+class TrainingOutput(NamedTuple):
+    """What the losses of a step of N rays need; S of the rays hit the surface inside the mask.
+
+    surface: [N] bool, those S rays; rgb: [S, 3]; sdf: [N] at the hit, or at the ray's smallest SDF where it misses;
+    gradient: [P, 3] of the SDF at all points of the step (rays, volume, neighbours), for the eikonal term;
+    centre_gradient, neighbour_gradient: [M, 3] at M of the ray points and at a point beside each.
+    evaluations: SDF evaluations spent on tracing.
+    """
+
+    surface: Tensor
+    rgb: Tensor
+    sdf: Tensor
+    gradient: Tensor
+    centre_gradient: Tensor
+    neighbour_gradient: Tensor
+    evaluations: int
+
+
+class IDRModel(nn.Module):
+    """Implicit network and rendering network over one scene, in the scene frame."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.implicit_network = ImplicitNetwork(config.implicit_network)
+        self.rendering_network = RenderingNetwork(config.rendering_network, config.implicit_network.feature_size)
+
+    @classmethod
+    def build(cls, config: ModelConfig, seed: int) -> IDRModel:
+        """A model whose initial weights depend on the seed alone; the global generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config)
+
+    def set_progress(self, geometry: float, appearance: float) -> None:
+        """Coarse to fine: how much of the encoders' detail the surface and its colour may use, both in 0..1."""
+        self.implicit_network.encoder.set_progress(geometry)
+        self.rendering_network.point_encoder.set_progress(appearance)
+
+    def sdf(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+        """Signed distance at scene-frame points, negative inside."""
+        return self.implicit_network.sdf(x)
+
+    def color(self, points: Float[Tensor, "N 3"], view_dirs: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """rgb in [0, 1] of surface points seen along unit directions (from the camera)."""
+        surface = self.implicit_network(points)
+        return self.rendering_network(points, surface.gradient, view_dirs, surface.feature)
+
+    def trace(self, rays: Rays, object_mask: Bool[Tensor, " N"] | None = None) -> SurfaceHits:
+        """First intersections, without gradient. See nsr.ops.sphere_trace.trace."""
+        return trace(self.sdf, rays, self.config.ray_tracer, object_mask)
+
+    @torch.no_grad()
+    def render(self, rays: Rays, chunk: int = 65536, progress: Callable[[int], None] | None = None) -> RenderOutput:
+        """Colour, unit normal and distance of N rays, `chunk` rays at a time."""
+        parts = []
+        for begin in range(0, rays.origins.shape[0], chunk):
+            parts.append(self._render_chunk(rays[begin : begin + chunk]))
+            if progress is not None:
+                progress(parts[-1].hit.shape[0])
+        if not parts:
+            empty = rays.origins.new_zeros(0)
+            return RenderOutput(rays.origins, rays.origins, empty, empty.bool())
+        return RenderOutput(*(torch.cat([getattr(p, f) for p in parts]) for f in ("rgb", "normal", "distance", "hit")))
+
+    def _render_chunk(self, rays: Rays) -> RenderOutput:
+        hits = self.trace(rays)
+        rgb = torch.ones_like(rays.origins)
+        normal = torch.zeros_like(rays.origins)
+        index = hits.hit.nonzero()[:, 0]
+        if index.numel():
+            points = rays.at(hits.distance)[index]
+            surface = self.implicit_network(points)
+            rgb[index] = self.rendering_network(points, surface.gradient, rays.directions[index], surface.feature)
+            normal[index] = F.normalize(surface.gradient, dim=-1)
+        return RenderOutput(rgb, normal, hits.distance * hits.hit, hits.hit)
+
+    def forward(
+        self,
+        rays: Rays,
+        object_mask: Bool[Tensor, " N"],
+        volume_points: Float[Tensor, "U 3"],
+        neighbour_offsets: Float[Tensor, "M 3"],
+    ) -> TrainingOutput:
+        """One training step's forward pass.
+
+        object_mask: which of the N rays see the object; volume_points: where else the eikonal term looks;
+        neighbour_offsets: M <= N displacements; ray points 0 .. M - 1 get a neighbour at that offset, whose gradient joins the
+        eikonal term and serves the smoothness term.
+        """
+        with torch.no_grad():
+            hits = self.trace(Rays(rays.origins.detach(), rays.directions.detach()), object_mask)
+        surface = hits.hit & object_mask
+        points = rays.at(hits.distance)
+        n, m = points.shape[0], neighbour_offsets.shape[0]
+        neighbours = points[:m].detach() + neighbour_offsets
+        field_ = self.implicit_network(torch.cat([points, volume_points, neighbours]))
+
+        index = surface.nonzero()[:, 0]
+        sdf, gradient = field_.sdf[:n], field_.gradient[:n]
+        directions = rays.directions[index]
+        crossing = differentiable_intersection(
+            points[index], directions, sdf[index], gradient[index], self.config.min_cosine
+        )
+        shaded = (
+            self.implicit_network(crossing)
+            if self.config.reevaluate
+            else field_._replace(gradient=gradient[index], feature=field_.feature[:n][index])
+        )
+        rgb = self.rendering_network(crossing, shaded.gradient, directions, shaded.feature)
+        centres = surface[:m]
+        return TrainingOutput(
+            surface=surface,
+            rgb=rgb,
+            sdf=sdf,
+            gradient=field_.gradient,
+            centre_gradient=gradient[:m][centres],
+            neighbour_gradient=field_.gradient[n + volume_points.shape[0] :][centres],
+            evaluations=hits.evaluations,
+        )
+
+    def with_tracer(self, **changes) -> IDRModel:
+        """The same networks (shared, not copied) behind a tracer with other options, for example a finer one to render with."""
+        other = IDRModel.__new__(IDRModel)
+        nn.Module.__init__(other)
+        other.config = replace(self.config, ray_tracer=replace(self.config.ray_tracer, **changes))
+        other.implicit_network, other.rendering_network = self.implicit_network, self.rendering_network
+        return other

@@ -1,0 +1,77 @@
+"""The losses of IDR (Yariv et al. 2020, eq. 6-8) and normal smoothness, each a mean over the rays or points of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nsr.models.idr import TrainingOutput
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms. alpha: sharpness of the differentiable mask; it is multiplied by alpha_factor at each milestone
+    (in epochs or in fractions of the run: train.milestone_unit). The defaults are IDR's."""
+
+    rgb_weight: float = 1.0
+    mask_weight: float = 100.0
+    eikonal_weight: float = 0.1
+    smoothness_weight: float = 0.0
+    smoothness_final: float = 0.1
+    alpha: float = 50.0
+    alpha_factor: float = 2.0
+    alpha_milestones: tuple[float, ...] = (250.0, 500.0, 750.0, 1000.0, 1250.0)
+
+
+def rgb_loss(rgb: Float[Tensor, "S 3"], target: Float[Tensor, "S 3"], rays: int) -> Tensor:
+    """L1 colour, eq. 6, in IDR's scale: colours in [-1, 1], summed over channels and surface rays, over all rays of the step."""
+    return 2.0 * (rgb - target).abs().sum() / rays
+
+
+def mask_loss(
+    sdf: Float[Tensor, " N"], surface: Bool[Tensor, " N"], mask: Float[Tensor, " N"], alpha: float
+) -> Tensor:
+    """Cross-entropy of sigmoid(-alpha f) with the mask at the rays that are not both hit and inside the mask, eq. 7.
+
+    sdf: at each ray's point of smallest SDF, [N]; mask: in [0, 1].
+    """
+    logits = torch.where(surface, torch.zeros_like(sdf), -alpha * sdf)
+    entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    return torch.where(surface, torch.zeros_like(entropy), entropy).sum() / (alpha * sdf.shape[0])
+
+
+def eikonal_loss(gradient: Float[Tensor, "P 3"]) -> Tensor:
+    """Mean of (|grad f| - 1)^2, eq. 8 (Gropp et al. 2020)."""
+    # The norm's own derivative is infinite at 0; a tiny constant keeps it finite there and changes nothing elsewhere.
+    return ((gradient.square().sum(dim=-1) + 1e-12).sqrt() - 1.0).square().mean()
+
+
+def smoothness_loss(gradient: Float[Tensor, "P 3"], neighbour: Float[Tensor, "P 3"]) -> Tensor:
+    """Mean distance between the unit normals of neighbouring points."""
+    difference = F.normalize(gradient, dim=-1) - F.normalize(neighbour, dim=-1)
+    return (difference.square().sum(dim=-1) + 1e-12).sqrt().mean()
+
+
+def idr_losses(
+    output: TrainingOutput, rgb: Float[Tensor, "N 3"], mask: Float[Tensor, " N"], config: LossConfig, *, alpha: float, progress: float
+) -> dict[str, Tensor]:
+    """All terms, unweighted, under their names, and their weighted sum as `loss`.
+
+    rgb, mask: the photographs' values at the step's rays; progress: fraction of the run, by which smoothness fades
+    geometrically from its weight to smoothness_final of it.
+    """
+    rays = rgb.shape[0]
+    terms = {
+        "rgb": rgb_loss(output.rgb, rgb[output.surface], rays),
+        "mask": mask_loss(output.sdf, output.surface, mask, alpha),
+        "eikonal": eikonal_loss(output.gradient),
+    }
+    weights = {"rgb": config.rgb_weight, "mask": config.mask_weight, "eikonal": config.eikonal_weight}
+    if config.smoothness_weight > 0 and output.neighbour_gradient.shape[0]:
+        terms["smoothness"] = smoothness_loss(output.centre_gradient, output.neighbour_gradient)
+        weights["smoothness"] = config.smoothness_weight * config.smoothness_final**progress
+    return {"loss": sum(weights[name] * term for name, term in terms.items()), **terms}

@@ -1,0 +1,70 @@
+"""The rendering network: surface point, normal, view direction and feature to colour (IDR, eq. 5 and sec. B.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nsr.config import Variant, variant
+from nsr.encoders import POINT_ENCODERS, VIEW_ENCODERS, build_encoder
+from nsr.encoders.positional import PositionalConfig
+from nsr.models.mlp import linear
+
+
+@dataclass(frozen=True)
+class RenderingNetworkConfig:
+    """mode: what the colour may depend on: idr = point, normal, view direction, feature; the others leave one of them out.
+
+    The defaults are IDR's: 4 x 512, raw points, view directions with 4 octaves.
+    """
+
+    mode: Literal["idr", "no_view_dir", "no_normal"] = "idr"
+    dims: tuple[int, ...] = (512, 512, 512, 512)
+    weight_norm: bool = True
+    point_encoder: Variant = variant(POINT_ENCODERS, default=Variant("vanilla", PositionalConfig(frequencies=0)))
+    view_encoder: Variant = variant(VIEW_ENCODERS, default=Variant("vanilla", PositionalConfig(frequencies=4)))
+
+    def __post_init__(self) -> None:
+        if not self.dims or min(self.dims) < 1:
+            raise ValueError(f"dims must name at least one hidden layer of positive width, got {self.dims}")
+
+
+class RenderingNetwork(nn.Module):
+    """(points [N, 3], normals [N, 3], view directions [N, 3] from the camera, features [N, F]) -> rgb [N, 3] in [0, 1]."""
+
+    def __init__(self, config: RenderingNetworkConfig, feature_size: int) -> None:
+        super().__init__()
+        self.mode = config.mode
+        self.point_encoder = build_encoder(config.point_encoder)
+        self.view_encoder = build_encoder(config.view_encoder) if config.mode != "no_view_dir" else None
+        inputs = self.point_encoder.output_dim + feature_size
+        inputs += 3 if config.mode != "no_normal" else 0
+        inputs += self.view_encoder.output_dim if self.view_encoder is not None else 0
+        widths = [inputs, *config.dims, 3]
+        self.depth = len(widths) - 1
+        for i in range(self.depth):
+            setattr(self, f"lin{i}", linear(widths[i], widths[i + 1], config.weight_norm))
+
+    def forward(
+        self,
+        points: Float[Tensor, "N 3"],
+        normals: Float[Tensor, "N 3"],
+        view_dirs: Float[Tensor, "N 3"],
+        features: Float[Tensor, "N F"],
+    ) -> Float[Tensor, "N 3"]:
+        parts = [self.point_encoder(points)]
+        if self.view_encoder is not None:
+            parts.append(self.view_encoder(view_dirs))
+        if self.mode != "no_normal":
+            parts.append(normals)
+        parts.append(features)
+        value = torch.cat(parts, dim=1)
+        for i in range(self.depth):
+            value = getattr(self, f"lin{i}")(value)
+            if i < self.depth - 1:
+                value = torch.relu(value)
+        return 0.5 * (torch.tanh(value) + 1.0)

@@ -1,0 +1,81 @@
+"""Optimisers: Adam for networks, Adam over touched entries for encoder tables, sparse Adam for trainable cameras."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nsr.models.idr import IDRModel
+from nsr.ops.adam import adam_touched_
+from nsr.training.settings import TrainConfig
+
+
+class TableAdam(torch.optim.Optimizer):
+    """Adam that leaves an entry alone, moments included, in a step that gave it no gradient (Mueller et al. 2022, sec. 4).
+
+    Most entries of a hash table are untouched by a step; decaying their moments would move them without evidence.
+    """
+
+    def __init__(self, params, lr: float, betas: tuple[float, float], eps: float = 1e-15) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = 0
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+                state["step"] += 1
+                adam_touched_(
+                    parameter,
+                    parameter.grad,
+                    state["exp_avg"],
+                    state["exp_avg_sq"],
+                    step=state["step"],
+                    lr=group["lr"],
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    eps=group["eps"],
+                )
+
+
+class Optimisers:
+    """The optimisers of a run, stepped together; each group's base rate is scaled by the schedule."""
+
+    def __init__(self, model: IDRModel, cameras: nn.Module | None, config: TrainConfig) -> None:
+        tables = [p for name, p in model.named_parameters() if name.endswith("encoder.table")]
+        table_ids = {id(p) for p in tables}
+        networks = [p for p in model.parameters() if id(p) not in table_ids]
+        self.members: dict[str, torch.optim.Optimizer] = {
+            "networks": torch.optim.Adam(networks, lr=config.learning_rate, betas=config.adam_betas, fused=True)
+        }
+        if tables:
+            self.members["tables"] = TableAdam(tables, lr=config.table_learning_rate, betas=config.adam_betas)
+        if cameras is not None:
+            self.members["cameras"] = torch.optim.SparseAdam(list(cameras.parameters()), lr=config.learning_rate_cam)
+        self._base = {name: member.param_groups[0]["lr"] for name, member in self.members.items()}
+
+    def set_rate_factor(self, factor: float) -> None:
+        for name, member in self.members.items():
+            for group in member.param_groups:
+                group["lr"] = self._base[name] * factor
+
+    def zero_grad(self) -> None:
+        for member in self.members.values():
+            member.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        for member in self.members.values():
+            member.step()
+
+    def state_dict(self) -> dict:
+        return {name: member.state_dict() for name, member in self.members.items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, member in self.members.items():
+            member.load_state_dict(state[name])

@@ -1,0 +1,110 @@
+"""The whole way in one call: check a scene, train, mesh, measure, and write everything a user wants to look at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from PIL import Image
+
+from nsr.datasets.check import check_scene
+from nsr.evaluation.chamfer import evaluate_mesh
+from nsr.evaluation.report import preview_picture, render_mesh, write_metrics, write_report
+from nsr.geometry.mesh_extraction import save_mesh
+from nsr.geometry.poses import transform_cameras
+from nsr.models.idr import IDRModel
+from nsr.training.launch import RunRequest, new_trainer, open_scene, train
+from nsr.training.log import peak_memory_mb
+from nsr.training.results import evaluate_rendering, render_view, run_mesh
+from nsr.types import Cameras, Scene
+from nsr.utils.errors import DataError
+
+MEASURED_VIEWS = 8  # training views to measure on when none is held out
+PREVIEW_VIEWS = 4
+
+
+def reconstruct(
+    request: RunRequest,
+    out: Path,
+    *,
+    ground_truth: Path | None = None,
+    resolution: int = 256,
+    check: bool = True,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Reconstruct a scene into the folder `out`; returns what metrics.json holds.
+
+    Writes mesh.ply, mesh.glb (world units), preview.png, report.html, metrics.json, and the run itself. Raises DataError when the
+    scene fails its check (unless check is False), and what training raises.
+    """
+    scene, train_views, held = open_scene(request)
+    if check:
+        refuse_errors(scene.select(train_views), say)
+    reference = read_ground_truth(ground_truth or scene.ground_truth)
+    trainer = new_trainer(request, scene, train_views, held)
+    say(f"{scene.name}: {len(train_views)} views of {scene.cameras.width}x{scene.cameras.height}, {len(held)} held out")
+    train(trainer, out)
+
+    say("extracting the mesh")
+    cameras = trainer.cameras()
+    mesh = run_mesh(trainer.model, scene.world_from_scene, resolution=resolution)
+    for suffix in ("ply", "glb"):
+        save_mesh(mesh, out / f"mesh.{suffix}")
+
+    say("measuring")
+    measured = held or evenly(train_views, MEASURED_VIEWS)
+    views = scene.select(measured)
+    if not held:  # training views are rendered from where training has moved their cameras
+        positions = [train_views.index(view) for view in measured]
+        views = Scene(**{**vars(views), "cameras": cameras[positions].to("cpu")})
+    metrics = {
+        "scene": scene.name,
+        "views": len(train_views),
+        "seed": request.seed,
+        "train_seconds": trainer.clock.seconds,
+        "steps": trainer.clock.step,
+        "rays": trainer.rays_seen,
+        "peak_memory_mb": peak_memory_mb(),
+        **evaluate_rendering(trainer.model, views),
+        "psnr_views": "held out" if held else "training",
+    }
+    if reference is not None:
+        seen_by = transform_cameras(scene.select(train_views).cameras, scene.world_from_scene)
+        metrics |= evaluate_mesh(mesh, reference, seen_by, seed=0)
+    write_metrics(out / "metrics.json", metrics)
+    write_pictures(out, trainer.model, views, mesh, scene.world_from_scene)
+    write_report(out / "report.html", title=scene.name, metrics=metrics, pictures=[out / "preview.png"])
+    return metrics
+
+
+def refuse_errors(scene: Scene, say: Callable[[str], None]) -> None:
+    """Raises DataError with every error that the check of a scene finds; warnings are said."""
+    findings = check_scene(scene)
+    for finding in findings:
+        if finding.level == "warning":
+            say(f"warning: {finding.message} ({finding.advice})")
+    errors = [f"{finding.message} ({finding.advice})" for finding in findings if finding.level == "error"]
+    if errors:
+        raise DataError(f"{scene.source or scene.name}: " + "; ".join(errors))
+
+
+def read_ground_truth(path: Path | str | None) -> trimesh.Trimesh | None:
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise DataError(f"ground-truth mesh {path}: no such file; expected a mesh in world units (--gt FILE.ply|obj|stl)")
+    try:
+        mesh = trimesh.load(path, force="mesh", process=False)
+    except Exception as error:  # trimesh raises whatever its parsers do
+        raise DataError(f"ground-truth mesh {path}: cannot be read ({error}); expected a PLY, OBJ or STL mesh") from error
+    if len(mesh.faces) == 0:
+        raise DataError(f"ground-truth mesh {path}: has no faces; expected a triangle mesh in world units")
+    return mesh
+
+
+def evenly(items: list[int], count: int) -> list[int]:
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]

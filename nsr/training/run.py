@@ -1,0 +1,127 @@
+"""Run folders: where a run writes, and how a finished or interrupted one is opened again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nsr.config import bind
+from nsr.datasets.detect import load_scene
+from nsr.models.idr import IDRModel
+from nsr.training.checkpoint import Checkpoint, load_checkpoint, unflatten
+from nsr.training.schedule import show_detail
+from nsr.training.settings import Config
+from nsr.types import Cameras, Scene
+from nsr.utils.errors import CheckpointError
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model and what is needed to use it. Cameras are the training views', in the scene frame, as trained."""
+
+    model: IDRModel
+    config: Config
+    folder: Path
+    step: int
+    seed: int
+    world_from_scene: np.ndarray
+    data_dir: str
+    cameras: Cameras
+    train_views: list[int]
+    holdout_views: list[int]
+
+    def load_scene(self) -> Scene:
+        """The scene the run was trained on, with all its views."""
+        return load_scene(self.data_dir)
+
+
+def split_views(count: int, views: list[int] | None, holdout: int) -> tuple[list[int], list[int]]:
+    """Training views and held-out views of a scene of `count` views.
+
+    views: those to use at all (default: every one); of them, `holdout` evenly spaced ones are kept from training.
+    Raises ValueError when nothing would be left to train on.
+    """
+    used = list(range(count)) if views is None else views
+    if not 0 <= holdout < len(used):
+        raise ValueError(f"cannot hold out {holdout} of {len(used)} views: at least one must be left to train on")
+    held = [used[(2 * i + 1) * len(used) // (2 * holdout)] for i in range(holdout)]
+    return [view for view in used if view not in set(held)], held
+
+
+def run_meta(scene: Scene, train_views: list[int], holdout_views: list[int]) -> dict:
+    """What a checkpoint must remember of its data, beside the training state."""
+    return {
+        "data_dir": scene.source,
+        "scene": scene.name,
+        "train_views": train_views,
+        "holdout_views": holdout_views,
+        "world_from_scene": scene.world_from_scene.tolist(),
+    }
+
+
+def new_run_folder(experiments: Path, name: str) -> Path:
+    """experiments/name/<time stamp>, as IDR lays its experiments out; created."""
+    folder = experiments / name / datetime.now().strftime("%Y_%m_%d_%H_%M_%S")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def find_run_folder(experiments: Path, name: str, timestamp: str = LATEST) -> Path:
+    """The folder of an earlier run of this name: the latest one, or that of a time stamp."""
+    parent = experiments / name
+    stamps = sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
+    if timestamp == LATEST and stamps:
+        return parent / stamps[-1]
+    if timestamp in stamps:
+        return parent / timestamp
+    raise CheckpointError(
+        f"no run to continue: expected {'a run' if timestamp == LATEST else timestamp} in {parent}, found "
+        f"{', '.join(stamps) or 'none'}; start without --is_continue or give --exps_folder, --expname and --timestamp of a run"
+    )
+
+
+def checkpoint_path(run: Path, checkpoint: str = LATEST) -> Path:
+    """The checkpoint file of a run folder, or `run` itself when it is a file."""
+    return run if run.is_file() else run / "checkpoints" / f"{checkpoint}.safetensors"
+
+
+def load_run(path: Path | str, device: torch.device | str = "cpu") -> Run:
+    """Open a run folder or a checkpoint file. Raises CheckpointError when it is missing, damaged or not one of ours."""
+    path = Path(path)
+    file = checkpoint_path(path)
+    checkpoint = load_checkpoint(file)
+    try:
+        return _open(checkpoint, file, device)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file}: the checkpoint lacks {error}; expected one that `nsr train` wrote; train again or choose another file"
+        ) from error
+
+
+def _open(checkpoint: Checkpoint, file: Path, device: torch.device | str) -> Run:
+    meta = checkpoint.meta
+    config = bind(Config, meta["config"], where=str(file))
+    model = IDRModel.build(config.model, meta["seed"])
+    state = unflatten("run", checkpoint.tensors, meta["state"])
+    model.load_state_dict(state["model"])
+    show_detail(model, config.train, state["progress"])
+    width, height = state["cameras"]["size"]
+    cameras = Cameras(state["cameras"]["intrinsics"], state["cameras"]["camera_to_world"], width, height)
+    return Run(
+        model=model.to(device).eval(),
+        config=config,
+        folder=file.parent.parent if file.parent.name == "checkpoints" else file.parent,
+        step=meta["step"],
+        seed=meta["seed"],
+        world_from_scene=np.asarray(meta["world_from_scene"]),
+        data_dir=meta["data_dir"],
+        cameras=cameras.to(device),
+        train_views=meta["train_views"],
+        holdout_views=meta["holdout_views"],
+    )

@@ -1,0 +1,75 @@
+"""How far a run has come, and what follows from it: learning rates, mask sharpness, visible encoder levels."""
+
+from __future__ import annotations
+
+import time
+
+from nsr.models.idr import IDRModel
+from nsr.training.settings import LossConfig, TrainConfig
+
+
+class Clock:
+    """Counts steps and seconds of training, across resumed sessions. Time spent while paused is not training time."""
+
+    def __init__(self, config: TrainConfig, steps_per_epoch: int) -> None:
+        self.config = config
+        self.steps_per_epoch = steps_per_epoch
+        self.total_steps = config.nepoch * steps_per_epoch
+        self.step = 0
+        self._earlier = 0.0  # seconds before `_since`
+        self._since: float | None = None
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        self._earlier, self._since = self.seconds, None
+
+    @property
+    def seconds(self) -> float:
+        return self._earlier + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.steps_per_epoch
+
+    @property
+    def progress(self) -> float:
+        by_steps = self.step / self.total_steps if self.total_steps > 0 else 0.0
+        by_time = self.seconds / self.config.budget if self.config.budget > 0 else 0.0
+        return min(max(by_steps, by_time), 1.0)
+
+    @property
+    def finished(self) -> bool:
+        return self.progress >= 1.0
+
+    def state_dict(self) -> dict:
+        return {"step": self.step, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.step, self._earlier = int(state["step"]), float(state["seconds"])
+        self._since = None
+
+
+def milestones_passed(milestones: tuple[float, ...], config: TrainConfig, epoch: int, progress: float) -> int:
+    reached = epoch if config.milestone_unit == "epoch" else progress
+    return sum(reached >= milestone for milestone in milestones)
+
+
+def learning_rate_factor(config: TrainConfig, epoch: int, progress: float) -> float:
+    passed = milestones_passed(config.lr_milestones, config, epoch, progress)
+    return config.lr_final**progress * config.lr_factor**passed
+
+
+def mask_alpha(loss: LossConfig, config: TrainConfig, epoch: int, progress: float) -> float:
+    """Sharpness of the differentiable mask (IDR, sec. B.3: doubled at each milestone)."""
+    return loss.alpha * loss.alpha_factor ** milestones_passed(loss.alpha_milestones, config, epoch, progress)
+
+
+def show_detail(model: IDRModel, config: TrainConfig, progress: float) -> None:
+    """Switch on the encoder levels that the surface and its colour may use at this point of the run."""
+
+    def visible(full_at: float) -> float:
+        return min(progress / full_at, 1.0) if full_at > 0 else 1.0
+
+    model.set_progress(visible(config.geometry_full_at), visible(config.appearance_full_at))

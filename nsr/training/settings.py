@@ -1,0 +1,94 @@
+"""The configuration of a run: what confs/*.conf may say. Defaults are the published hyperparameters of IDR."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nsr.models.idr import ModelConfig
+from nsr.models.losses import LossConfig
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Which rays and points a step looks at.
+
+    mode: image = uniform pixels of one photograph per step, as IDR; scene = pixels of all photographs, inside_fraction of
+    them inside the masks, uniform_fraction anywhere, the rest in a band of band_fraction of the image width around the masks.
+    volume_points: uniform points for the eikonal term, in the bounding ball's cube; neighbours: how many ray points get a
+    neighbour, at a Gaussian offset of neighbour_sigma (scene units).
+    """
+
+    mode: Literal["image", "scene"] = "image"
+    rays: int = 2048
+    inside_fraction: float = 0.7
+    uniform_fraction: float = 0.0
+    band_fraction: float = 0.0625
+    volume_points: int = 1024
+    neighbours: int = 0
+    neighbour_sigma: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.rays < 1:
+            raise ValueError(f"rays must be at least 1, got {self.rays}")
+        if min(self.inside_fraction, self.uniform_fraction) < 0 or self.inside_fraction + self.uniform_fraction > 1:
+            raise ValueError(
+                "inside_fraction and uniform_fraction must not be negative nor exceed 1 together, "
+                f"got {self.inside_fraction} and {self.uniform_fraction}"
+            )
+        if not 0 <= self.neighbours <= self.rays:
+            raise ValueError(f"neighbours must be in 0..rays = {self.rays}, got {self.neighbours}")
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    """From which surface training starts: the sphere of the geometric initialisation, or the visual hull of the masks,
+    carved on resolution^3 vertices and taught to the network for `steps` steps of `points` points."""
+
+    type: Literal["sphere", "hull"] = "sphere"
+    resolution: int = 128
+    steps: int = 150
+    points: int = 8192
+    learning_rate: float = 1e-2
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how fast to learn.
+
+    A run ends after nepoch epochs (an epoch is as many steps as there are photographs) or after `budget` seconds, whichever
+    comes first; 0 means no such bound. `progress` runs from 0 to 1 over the tighter of the two.
+    Learning rate at any time: rate * lr_final^progress * lr_factor^(milestones passed). Milestones, here and in loss.alpha_milestones,
+    count epochs or fractions of the run. table_*: for the encoders' tables, which learn faster than networks;
+    learning_rate_cam: for trainable cameras.
+    geometry_full_at, appearance_full_at: progress at which the encoders of the surface and of its colour show all their levels.
+    """
+
+    nepoch: int = 2000
+    budget: float = 0.0
+    learning_rate: float = 1e-4
+    learning_rate_cam: float = 1e-4
+    table_learning_rate: float = 1e-2
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    lr_final: float = 1.0
+    lr_factor: float = 0.5
+    lr_milestones: tuple[float, ...] = (1000.0, 1500.0)
+    milestone_unit: Literal["epoch", "progress"] = "epoch"
+    geometry_full_at: float = 0.0
+    appearance_full_at: float = 0.0
+    checkpoint_seconds: float = 60.0
+    preview_steps: int = 0
+    max_bad_steps: int = 20
+
+    def __post_init__(self) -> None:
+        if self.nepoch <= 0 and self.budget <= 0:
+            raise ValueError("a run needs an end: set nepoch or budget")
+
+
+@dataclass(frozen=True)
+class Config:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    start: StartConfig = field(default_factory=StartConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

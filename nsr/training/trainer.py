@@ -1,0 +1,220 @@
+"""The training loop: draw rays, trace, shade, compare, step. Everything that a resumed run needs is in one checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nsr.config import to_tree
+from nsr.datasets.sampling import PixelBatch, PixelSampler
+from nsr.geometry.cameras import pixel_rays
+from nsr.geometry.poses import TrainableCameras
+from nsr.models.idr import IDRModel, TrainingOutput
+from nsr.models.losses import idr_losses
+from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
+from nsr.training.guards import BadStepGuard, TerminationSignal, is_out_of_memory
+from nsr.training.optimisers import Optimisers
+from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, show_detail
+from nsr.training.settings import Config
+from nsr.training.start import start_from_hull
+from nsr.types import Cameras, Rays, Scene
+from nsr.utils.errors import RetriableError
+
+MIN_RAYS = 64  # below this, running out of memory is not a matter of the batch size
+
+
+class Trainer:
+    """One run over one scene. `scene` holds the training views only, on the device to train on."""
+
+    def __init__(self, config: Config, scene: Scene, *, seed: int = 0, train_cameras: bool = False, meta: dict | None = None):
+        self.config, self.scene, self.seed = config, scene, seed
+        self.meta = meta or {}  # what the run folder's readers need beside the state: data folder, views, world frame
+        self.device = scene.images.device
+        self.model = IDRModel.build(config.model, seed).to(self.device)
+        self.poses = TrainableCameras(scene.cameras).to(self.device) if train_cameras else None
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.sampler = PixelSampler(
+            scene,
+            seed=seed,
+            inside_share=config.sampling.inside_fraction,
+            uniform_share=config.sampling.uniform_fraction,
+            band_px=round(config.sampling.band_fraction * scene.cameras.width),
+            device=self.device,
+        )
+        self.rays = config.sampling.rays  # per step; halved when memory runs out
+        self.optimisers = Optimisers(self.model, self.poses, config.train)
+        self.clock = Clock(config.train, steps_per_epoch=len(scene))
+        self.guard = BadStepGuard(config.train.max_bad_steps)
+        self.rays_seen = 0
+        self.started = False
+
+    # ------------------------------------------------------------------------------------------------ one step
+
+    def step(self) -> dict[str, float]:
+        """One optimisation step; returns the losses by name. A step whose loss or gradient is not finite changes nothing."""
+        config, progress, epoch = self.config, self.clock.progress, self.clock.epoch
+        show_detail(self.model, config.train, progress)
+        self.optimisers.set_rate_factor(learning_rate_factor(config.train, epoch, progress))
+        draw = self.sampler.draw_from_image if config.sampling.mode == "image" else self.sampler.draw
+        batch = draw(self.rays)
+        output = self._forward(batch)
+        losses = idr_losses(
+            output,
+            batch.rgb,
+            batch.mask,
+            config.loss,
+            alpha=mask_alpha(config.loss, config.train, epoch, progress),
+            progress=progress,
+        )
+        self.optimisers.zero_grad()
+        values = {name: loss.item() for name, loss in losses.items()}
+        if self.guard.accepts(values):
+            losses["loss"].backward()
+            self.optimisers.step()
+        self.clock.step += 1
+        self.rays_seen += len(batch)
+        return values
+
+    def _forward(self, batch: PixelBatch) -> TrainingOutput:
+        sampling = self.config.sampling
+        volume = torch.rand(sampling.volume_points, 3, generator=self.generator, device=self.device)
+        offsets = torch.randn(
+            min(sampling.neighbours, len(batch)), 3, generator=self.generator, device=self.device
+        )
+        radius = self.config.model.ray_tracer.radius
+        return self.model(
+            self._rays(batch.view, batch.pixels),
+            batch.mask > 0.5,
+            (2.0 * volume - 1.0) * radius,
+            offsets * sampling.neighbour_sigma,
+        )
+
+    def _rays(self, view: Tensor, pixels: Tensor) -> Rays:
+        if self.poses is None:
+            return pixel_rays(self.scene.cameras, view, pixels)
+        # Only the rows of the views drawn enter the graph, so the embedding's gradient stays sparse.
+        drawn, position = view.unique(return_inverse=True)
+        cameras = replace(self.scene.cameras[drawn], camera_to_world=self.poses(drawn))
+        return pixel_rays(cameras, position, pixels)
+
+    # ------------------------------------------------------------------------------------------------ the run
+
+    def fit(
+        self,
+        folder: Path | None = None,
+        *,
+        on_step: Callable[[Trainer, dict[str, float]], None] | None = None,
+        signal: TerminationSignal | None = None,
+    ) -> None:
+        """Train to the end of the schedule, with checkpoints in `folder`.
+
+        on_step is called after every step with the losses; its time is not counted as training time.
+        Raises RetriableError after saving, when a signal asks to stop or memory runs out at the smallest batch;
+        TrainingError when the losses stay non-finite.
+        """
+        self.clock.start()
+        if not self.started:
+            self._start()
+        saved = time.monotonic()
+        while not self.clock.finished:
+            losses = self._step_within_memory(folder)
+            if on_step is not None:
+                self.clock.pause()
+                on_step(self, losses)
+                self.clock.start()
+            if signal is not None and signal.requested:
+                self._save_and_stop(folder, f"stopped by {signal.name}")
+            if folder is not None and time.monotonic() - saved > self.config.train.checkpoint_seconds:
+                self.save(folder)
+                saved = time.monotonic()
+        self.clock.pause()
+        show_detail(self.model, self.config.train, self.clock.progress)
+        if folder is not None:
+            self.save(folder)
+
+    def _start(self) -> None:
+        if self.config.start.type == "hull":
+            show_detail(self.model, self.config.train, 0.0)
+            start_from_hull(self.model, self.scene, self.config.start, self.config.train, self.generator)
+        self.started = True
+
+    def _step_within_memory(self, folder: Path | None) -> dict[str, float]:
+        """A step; when memory runs out, the same again with half the rays."""
+        while True:
+            try:
+                return self.step()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.optimisers.zero_grad()
+                if self.rays // 2 < MIN_RAYS:
+                    self._save_and_stop(folder, f"out of memory with {self.rays} rays per step")
+                self.rays //= 2
+
+    def _save_and_stop(self, folder: Path | None, why: str) -> None:
+        self.clock.pause()
+        if folder is not None:
+            self.save(folder)
+        raise RetriableError(
+            f"training {why} at step {self.clock.step}; "
+            + (f"the state is saved in {folder}: continue with --is_continue" if folder else "nothing was saved")
+        )
+
+    def cameras(self) -> Cameras:
+        """The training cameras as they are now, in the scene frame."""
+        return self.poses.cameras() if self.poses is not None else self.scene.cameras
+
+    # ------------------------------------------------------------------------------------------------ state
+
+    def save(self, folder: Path) -> Path:
+        """Write checkpoints/latest.safetensors, atomically."""
+        cameras = self.cameras()
+        state = {
+            "model": self.model.state_dict(),
+            "optimisers": self.optimisers.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "generator": self.generator.get_state(),
+            "clock": self.clock.state_dict(),
+            "poses": self.poses.state_dict() if self.poses is not None else None,
+            "cameras": {
+                "intrinsics": cameras.intrinsics,
+                "camera_to_world": cameras.camera_to_world.detach(),
+                "size": [cameras.width, cameras.height],
+            },
+            "rays": self.rays,
+            "rays_seen": self.rays_seen,
+            "progress": self.clock.progress,
+            "bad_steps": self.guard.state_dict(),
+        }
+        tensors, rest = flatten("run", state)
+        meta = {
+            **self.meta,
+            "config": to_tree(self.config),
+            "seed": self.seed,
+            "train_cameras": self.poses is not None,
+            "step": self.clock.step,
+            "state": rest,
+        }
+        path = folder / "checkpoints" / "latest.safetensors"
+        save_checkpoint(path, tensors, meta)
+        return path
+
+    def resume(self, source: Path | Checkpoint) -> None:
+        """Continue from a checkpoint of the same configuration; the next step is the one that would have followed."""
+        checkpoint = load_checkpoint(source) if isinstance(source, Path) else source
+        state = unflatten("run", checkpoint.tensors, checkpoint.meta["state"])
+        self.model.load_state_dict(state["model"])
+        if self.poses is not None and state["poses"] is not None:
+            self.poses.load_state_dict(state["poses"])
+        self.optimisers.load_state_dict(state["optimisers"])
+        self.sampler.load_state_dict(state["sampler"])
+        self.generator.set_state(state["generator"].cpu())
+        self.clock.load_state_dict(state["clock"])
+        self.guard.load_state_dict(state["bad_steps"])
+        self.rays, self.rays_seen = state["rays"], state["rays_seen"]
+        self.started = True

@@ -1,0 +1,132 @@
+"""Every registered encoder: value, vector-Jacobian product, second derivatives, gradients to all parameters."""
+
+import math
+
+import pytest
+import torch
+
+from nsr.config import Variant
+from nsr.encoders import POINT_ENCODERS, VIEW_ENCODERS, build_encoder
+from nsr.encoders.fourier import FourierConfig
+from nsr.encoders.hash_grid import HashGridConfig
+from nsr.encoders.positional import PositionalConfig
+from nsr.encoders.spherical_harmonics import SphericalHarmonicsConfig
+
+CONFIGS = [
+    PositionalConfig(frequencies=0),
+    PositionalConfig(frequencies=4),
+    FourierConfig(channels=5, sigma=0.7),
+    SphericalHarmonicsConfig(degree=1),
+    SphericalHarmonicsConfig(degree=2),
+    SphericalHarmonicsConfig(degree=3),
+    HashGridConfig(levels=3, base_resolution=3, max_resolution=11, log2_table_size=7, init_scale=0.5),
+    HashGridConfig(levels=2, base_resolution=3, max_resolution=5, log2_table_size=7, init_scale=0.5, interpolation="smoothstep"),
+]
+
+
+@pytest.fixture(params=CONFIGS, ids=repr)
+def encoder(request):
+    return request.param.build().double()
+
+
+def points(n: int, seed: int = 0) -> torch.Tensor:
+    x = torch.rand(n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return 1.8 * x - 0.9
+
+
+def test_registry_builds_every_name():
+    for registry in (POINT_ENCODERS, VIEW_ENCODERS):
+        for name, config in registry.items():
+            encoder = build_encoder(Variant(name, config()))
+            assert encoder(torch.zeros(2, 3)).shape == (2, encoder.output_dim)
+
+
+def test_raw_coordinates_come_first_and_width_is_as_declared(encoder):
+    x = points(7)
+    value = encoder(x)
+    assert value.shape == (7, encoder.output_dim)
+    assert torch.equal(value[:, :3], x)
+
+
+def test_value_does_not_depend_on_the_batch(encoder):
+    x = points(9)
+    assert torch.allclose(encoder(x)[4], encoder(x[4:5])[0], rtol=0, atol=1e-14)
+
+
+def test_vjp_equals_autograd(encoder):
+    x = points(11).requires_grad_()
+    value, vjp = encoder.forward_with_vjp(x)
+    cotangent = torch.randn(value.shape, generator=torch.Generator().manual_seed(1), dtype=value.dtype)
+    (expected,) = torch.autograd.grad(encoder(x), x, cotangent)
+    assert torch.allclose(vjp(cotangent), expected, rtol=1e-10, atol=1e-12)
+    assert expected.abs().max() > 0.1
+
+
+def test_vjp_is_differentiable_in_point_cotangent_and_parameters(encoder):
+    x = points(3, seed=2).requires_grad_()
+    cotangent = torch.randn(3, encoder.output_dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    parameters = list(encoder.parameters())
+
+    def normal(x, cotangent, *_):
+        return encoder.forward_with_vjp(x)[1](cotangent)
+
+    assert torch.autograd.gradcheck(normal, (x, cotangent.requires_grad_(), *parameters))
+
+
+def test_every_parameter_receives_gradient_from_value_and_from_vjp(encoder):
+    x = points(4000, seed=4)
+    value, vjp = encoder.forward_with_vjp(x)
+    for output in (value, vjp(torch.ones_like(value))):
+        for parameter in encoder.parameters():
+            (grad,) = torch.autograd.grad(output.square().sum(), parameter, retain_graph=True)
+            assert (grad != 0).double().mean() > 0.9
+
+
+def test_positional_matches_the_formula():
+    x = points(5)
+    value = PositionalConfig(frequencies=3).build().double()(x)
+    expected = [x]
+    for k in range(3):
+        expected += [torch.sin(2**k * x), torch.cos(2**k * x)]
+    assert torch.allclose(value, torch.cat(expected, 1))
+
+
+def test_fourier_frequencies_follow_sigma_and_seed():
+    wide = FourierConfig(channels=4000, sigma=3.0, seed=1).build()
+    cycles = wide.angular_frequencies / (2 * math.pi)
+    assert abs(cycles.std().item() - 3.0) < 0.1
+    assert torch.equal(wide.angular_frequencies, FourierConfig(channels=4000, sigma=3.0, seed=1).build().angular_frequencies)
+    assert not torch.equal(wide.angular_frequencies, FourierConfig(channels=4000, sigma=3.0, seed=2).build().angular_frequencies)
+    assert "angular_frequencies" in wide.state_dict()
+
+
+def test_spherical_harmonics_are_orthonormal_on_the_sphere():
+    """Gauss-Legendre in z, uniform in azimuth: exact for the products of two band-3 functions."""
+    z, weight = torch.tensor([]), None
+    import numpy as np
+
+    nodes, node_weights = np.polynomial.legendre.leggauss(8)
+    azimuth = torch.arange(16, dtype=torch.float64) * (2 * math.pi / 16)
+    z = torch.as_tensor(nodes)[:, None].expand(-1, 16)
+    r = (1 - z**2).sqrt()
+    directions = torch.stack([r * azimuth.cos(), r * azimuth.sin(), z], -1).reshape(-1, 3)
+    weight = torch.as_tensor(node_weights)[:, None].expand(-1, 16).reshape(-1) * (2 * math.pi / 16)
+    value = SphericalHarmonicsConfig(degree=3).build().double()(directions)
+    gram = value.T @ (value * weight[:, None])
+    expected = torch.eye(15, dtype=torch.float64)
+    expected[:3, :3] *= 4 * math.pi / 3  # band 1 is the raw direction
+    assert torch.allclose(gram, expected, atol=1e-12)
+
+
+def test_hash_grid_levels_appear_with_progress():
+    encoder = HashGridConfig(levels=6, base_resolution=4, max_resolution=32, start_levels=2, init_scale=0.5).build()
+    x = points(50).float()
+    seen = []
+    for fraction in (0.0, 0.3, 0.6, 0.99, 1.0):
+        encoder.set_progress(fraction)
+        levels = encoder(x)[:, 3:].unflatten(1, (6, 2)).abs().amax(dim=(0, 2)) > 0
+        seen.append(int(levels.sum()))
+        assert levels[: seen[-1]].all()
+    assert seen[0] == 2
+    assert seen[-1] == 6
+    assert seen == sorted(seen)

@@ -1,0 +1,62 @@
+"""The losses against hand-computed values and the formulas of the paper."""
+
+import math
+
+import torch
+
+from nsr.models.idr import TrainingOutput
+from nsr.models.losses import LossConfig, eikonal_loss, idr_losses, mask_loss, rgb_loss, smoothness_loss
+
+
+def test_rgb_is_l1_in_idr_scale():
+    rgb = torch.tensor([[0.5, 0.5, 0.5], [1.0, 0.0, 0.25]])
+    target = torch.tensor([[0.5, 0.25, 0.5], [0.0, 0.0, 0.25]])
+    assert math.isclose(rgb_loss(rgb, target, rays=5).item(), 2 * (0.25 + 1.0) / 5, rel_tol=1e-6)
+
+
+def test_mask_cross_entropy_counts_only_rays_off_the_surface():
+    sdf = torch.tensor([0.1, -0.02, 0.3], requires_grad=True)
+    surface = torch.tensor([False, True, False])
+    mask = torch.tensor([0.0, 1.0, 1.0])
+    loss = mask_loss(sdf, surface, mask, alpha=50.0)
+    expected = (math.log1p(math.exp(-5.0)) + math.log1p(math.exp(15.0))) / (50.0 * 3)
+    assert math.isclose(loss.item(), expected, rel_tol=1e-5)
+    (grad,) = torch.autograd.grad(loss, sdf)
+    assert grad[0] < 0  # background: the surface moves away, f grows
+    assert grad[1] == 0
+    assert grad[2] > 0  # object without surface: f falls
+
+
+def test_eikonal_is_zero_for_unit_gradients_and_finite_at_zero():
+    unit = torch.nn.functional.normalize(torch.randn(10, 3), dim=-1)
+    assert eikonal_loss(unit) < 1e-10
+    assert math.isclose(eikonal_loss(3 * unit).item(), 4.0, rel_tol=1e-5)
+    zero = torch.zeros(2, 3, requires_grad=True)
+    (grad,) = torch.autograd.grad(eikonal_loss(zero), zero)
+    assert torch.isfinite(grad).all()
+
+
+def test_smoothness_ignores_length_and_grows_with_the_angle():
+    x = torch.tensor([[2.0, 0.0, 0.0]])
+    assert smoothness_loss(x, 5 * x) < 1e-5
+    angles = [smoothness_loss(x, torch.tensor([[math.cos(a), math.sin(a), 0.0]])).item() for a in (0.1, 0.5, 1.0)]
+    assert all(math.isclose(got, 2 * math.sin(a / 2), rel_tol=1e-4) for got, a in zip(angles, (0.1, 0.5, 1.0), strict=True))
+
+
+def test_terms_are_weighted_and_smoothness_fades():
+    generator = torch.Generator().manual_seed(0)
+    output = TrainingOutput(
+        surface=torch.tensor([True, False]),
+        rgb=torch.rand(1, 3, generator=generator),
+        sdf=torch.tensor([0.0, 0.1]),
+        gradient=torch.randn(6, 3, generator=generator),
+        centre_gradient=torch.randn(1, 3, generator=generator),
+        neighbour_gradient=torch.randn(1, 3, generator=generator),
+        evaluations=0,
+    )
+    config = LossConfig(rgb_weight=2.0, mask_weight=3.0, eikonal_weight=5.0, smoothness_weight=7.0, smoothness_final=0.1)
+    rgb, mask = torch.rand(2, 3, generator=generator), torch.tensor([1.0, 0.0])
+    for progress, smoothness in ((0.0, 7.0), (1.0, 0.7)):
+        terms = idr_losses(output, rgb, mask, config, alpha=50.0, progress=progress)
+        expected = 2 * terms["rgb"] + 3 * terms["mask"] + 5 * terms["eikonal"] + smoothness * terms["smoothness"]
+        assert torch.allclose(terms["loss"], expected)

@@ -1,0 +1,71 @@
+"""Clock, learning rates, mask sharpness, views: what follows from how far a run has come."""
+
+import time
+
+import pytest
+
+from nsr.models.losses import LossConfig
+from nsr.training.run import split_views
+from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha
+from nsr.training.settings import TrainConfig
+
+
+def test_published_schedule():
+    """IDR, sec. B.3: rate halved after 1000 and 1500 epochs; alpha from 50, doubled every 250 epochs up to the fifth time."""
+    train, loss = TrainConfig(), LossConfig()
+    at = {0: (1.0, 50), 249: (1.0, 50), 250: (1.0, 100), 999: (1.0, 400), 1000: (0.5, 800), 1250: (0.5, 1600), 1999: (0.25, 1600)}
+    for epoch, (rate, alpha) in at.items():
+        assert learning_rate_factor(train, epoch, epoch / 2000) == rate
+        assert mask_alpha(loss, train, epoch, epoch / 2000) == alpha
+
+
+def test_exponential_decay_ends_at_lr_final():
+    train = TrainConfig(nepoch=0, budget=10, lr_final=0.03, lr_milestones=(), milestone_unit="progress")
+    assert learning_rate_factor(train, 0, 0.0) == 1.0
+    assert learning_rate_factor(train, 0, 1.0) == pytest.approx(0.03)
+    assert learning_rate_factor(train, 0, 0.5) == pytest.approx(0.03**0.5)
+
+
+def test_clock_ends_at_the_tighter_bound_and_does_not_count_pauses():
+    clock = Clock(TrainConfig(nepoch=2, budget=1000), steps_per_epoch=5)
+    clock.start()
+    clock.step = 4
+    assert clock.progress == pytest.approx(0.4, abs=1e-3)
+    assert clock.epoch == 0
+    clock.step = 10
+    assert clock.finished
+    by_time = Clock(TrainConfig(nepoch=0, budget=0.05), steps_per_epoch=5)
+    by_time.start()
+    by_time.pause()
+    time.sleep(0.06)
+    assert not by_time.finished
+    by_time.start()
+    time.sleep(0.06)
+    assert by_time.finished
+
+
+def test_clock_state_survives():
+    clock = Clock(TrainConfig(nepoch=4), steps_per_epoch=5)
+    clock.load_state_dict({"step": 7, "seconds": 12.5})
+    assert (clock.epoch, clock.seconds, clock.progress) == (1, 12.5, 7 / 20)
+    assert clock.state_dict() == {"step": 7, "seconds": 12.5}
+
+
+def test_a_run_needs_an_end():
+    with pytest.raises(ValueError, match="end"):
+        TrainConfig(nepoch=0, budget=0)
+
+
+@pytest.mark.parametrize(("count", "views", "holdout"), [(49, None, 8), (10, None, 0), (15, [3, 5, 7, 9], 1), (5, None, 4)])
+def test_held_out_views_are_disjoint_evenly_spaced_and_of_the_asked_number(count, views, holdout):
+    train, held = split_views(count, views, holdout)
+    assert len(held) == holdout == len(set(held))
+    assert sorted(train + held) == (views or list(range(count)))
+    if holdout > 2:
+        gaps = [b - a for a, b in zip(held, held[1:], strict=False)]
+        assert max(gaps) - min(gaps) <= 1
+
+
+def test_holding_out_everything_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        split_views(5, None, 5)
