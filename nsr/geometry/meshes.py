@@ -1,0 +1,156 @@
+"""Triangle meshes: connected components, the way from the scene frame to the world, reading and writing files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nsr.utils.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import trimesh
+
+MESH_SUFFIXES = (".ply", ".obj", ".glb")
+
+
+def new_mesh(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray | None = None) -> trimesh.Trimesh:
+    """A mesh whose vertices keep their order and number; colors [M, 3] or [M, 4] uint8 sRGB when given."""
+    import trimesh
+
+    return trimesh.Trimesh(vertices, faces, vertex_colors=colors, process=False)
+
+
+def vertex_colors(mesh: trimesh.Trimesh) -> np.ndarray | None:
+    """[M, 4] uint8 sRGB colours of the vertices, None when the mesh has none of its own."""
+    return np.array(mesh.visual.vertex_colors) if mesh.visual.kind == "vertex" else None
+
+
+def keep_components(mesh: trimesh.Trimesh, min_share: float) -> trimesh.Trimesh:
+    """The connected components that hold at least min_share of the mesh's area each, together.
+
+    Raises:
+        DataError: the mesh has no triangles, or no component is that large.
+    """
+    label, area = _components(mesh)
+    keep = area >= min_share * area.sum()
+    if not keep.any():
+        raise DataError(
+            f"keep_components: expected a component with {min_share:.1%} of the area, but the largest of {len(area)} "
+            f"holds {area.max() / area.sum():.1%}; ask for a smaller share"
+        )
+    return _select(mesh, keep[label])
+
+
+def largest_component(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """The connected component with the largest area.
+
+    Raises:
+        DataError: the mesh has no triangles.
+    """
+    label, area = _components(mesh)
+    return _select(mesh, label == np.argmax(area))
+
+
+def _components(mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.ndarray]:
+    """Component of every vertex [M], and the area of every component."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    faces = np.asarray(mesh.faces)
+    if len(faces) == 0:
+        raise DataError("components: the mesh has no triangles; was a surface extracted at all?")
+    ends = faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel()
+    graph = coo_matrix((np.ones(len(ends[0]), dtype=bool), ends), shape=(len(mesh.vertices),) * 2)
+    count, label = connected_components(graph, directed=False)
+    return label, np.bincount(label[faces[:, 0]], weights=mesh.area_faces, minlength=count)
+
+
+def _select(mesh: trimesh.Trimesh, keep: np.ndarray) -> trimesh.Trimesh:
+    """The mesh reduced to the vertices where keep [M] is True and the faces between them."""
+    number = np.cumsum(keep) - 1
+    faces = np.asarray(mesh.faces)
+    colors = vertex_colors(mesh)
+    colors = None if colors is None else colors[keep]
+    return new_mesh(mesh.vertices[keep], number[faces[keep[faces].all(axis=1)]], colors)
+
+
+def to_world(mesh: trimesh.Trimesh, world_from_scene: np.ndarray) -> trimesh.Trimesh:
+    """The mesh moved by a similarity [4, 4]. Normals stay outwards, under a reflection too."""
+    matrix = np.asarray(world_from_scene, dtype=np.float64)
+    vertices = mesh.vertices @ matrix[:3, :3].T + matrix[:3, 3]
+    mirrored = np.linalg.det(matrix[:3, :3]) < 0
+    return new_mesh(vertices, np.array(mesh.faces[:, ::-1] if mirrored else mesh.faces), vertex_colors(mesh))
+
+
+def load_mesh(path: str | Path) -> trimesh.Trimesh:
+    """Read one mesh (PLY, OBJ, GLB, STL, OFF); the parts of a scene file become one mesh.
+
+    Raises:
+        DataError: the file is missing, cannot be read, holds no triangles or a vertex that is not finite.
+    """
+    import trimesh
+
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such mesh file")
+    try:
+        mesh = trimesh.load(path, process=False, force="mesh")
+    except Exception as error:  # the readers of trimesh raise whatever their formats trip over
+        raise DataError(f"{path}: cannot be read as a mesh ({type(error).__name__}: {error})") from error
+    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+        raise DataError(f"{path}: expected a mesh with triangles, found none (a point cloud?)")
+    if not np.isfinite(mesh.vertices).all():
+        raise DataError(f"{path}: the mesh has vertices with NaN or infinite coordinates")
+    return mesh
+
+
+def save_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
+    """Write a mesh with its vertex colours; the file appears complete or not at all.
+
+    The suffix decides: .ply (binary), .obj (colours behind the coordinates) or .glb. Coordinates stay as
+    they are. In .glb the colours are converted to linear, as glTF 2.0 wants COLOR_0, on a matte double-sided material.
+
+    Raises:
+        UsageError: the suffix is none of these.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in MESH_SUFFIXES:
+        raise UsageError(f"{path}: meshes are written as {', '.join(MESH_SUFFIXES)}, not as {path.suffix!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_encode(mesh, path.suffix.lower()[1:]))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _encode(mesh: trimesh.Trimesh, kind: str) -> bytes:
+    if kind != "glb":
+        encoded = mesh.export(file_type=kind)
+        return encoded.encode() if isinstance(encoded, str) else encoded
+    colors = vertex_colors(mesh)
+    if colors is not None:
+        srgb = colors[:, :3] / 255.0
+        linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+        colors = np.concatenate([np.round(linear * 255).astype(np.uint8), colors[:, 3:]], axis=1)
+    return new_mesh(mesh.vertices, mesh.faces, colors).export(file_type="glb", tree_postprocessor=_matte)
+
+
+def _matte(tree: dict) -> None:
+    """Give every part of a glTF tree one matte material; without one, viewers show bare metal."""
+    tree["materials"] = [
+        {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}, "doubleSided": True}
+    ]
+    for part in tree["meshes"]:
+        for primitive in part["primitives"]:
+            primitive["material"] = 0
