@@ -28,15 +28,33 @@ class MetricsLog:
 
     resume_step: continue the files of an earlier run that is taken up again at this step. Rows beyond it, which the run
     is about to repeat, are dropped, and so is a last line that a crash cut short. None starts the files anew.
+    every: how many steps lie between two rows; show: print a progress line on stderr as well.
     """
 
-    def __init__(self, folder: str | Path, resume_step: int | None = None, *, tensorboard: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        resume_step: int | None = None,
+        *,
+        tensorboard: bool = False,
+        every: int = 10,
+        show: bool = True,
+    ) -> None:
+        self.every = every
+        self.line = ProgressLine() if show else None
         self.path = Path(folder) / CSV_NAME
         self.columns, rows = ["step"], []
         if resume_step is not None and self.path.is_file():
             self.columns, rows = _read_rows(self.path, resume_step)
         self._rewrite(rows)
         self._writer = _tensorboard_writer(Path(folder) / TENSORBOARD_NAME, resume_step) if tensorboard else None
+
+    def step(self, step: int, losses: Mapping[str, float], *, rays: int, seconds: float, progress: float) -> None:
+        """Take note of one training step. rays, seconds: since the run began; progress: 0..1, the share done."""
+        if self.line is not None:
+            self.line.update(progress, step, losses, rays)
+        if step % self.every == 0:
+            self.log(step, {**losses, "rays": rays, "seconds": seconds, "progress": progress})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one row. A name not seen before becomes a new column, empty in the rows above."""
@@ -62,6 +80,8 @@ class MetricsLog:
         self._file.close()
         if self._writer is not None:
             self._writer.close()
+        if self.line is not None:
+            self.line.close()
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -102,11 +122,7 @@ def _tensorboard_writer(folder: Path, resume_step: int | None):
 
 
 class ProgressLine:
-    """How far training is, on stderr: a live bar on a terminal, else one line every `interval` seconds.
-
-        with ProgressLine() as line:
-            line.update(clock.progress, step, losses, rays_seen)
-    """
+    """How far training is, on stderr: a live bar on a terminal, else one line every `interval` seconds."""
 
     def __init__(self, *, interval: float = 5.0, console: Console | None = None) -> None:
         from rich.console import Console
@@ -117,10 +133,7 @@ class ProgressLine:
         self._begin: tuple[float, float] | None = None  # time and progress at the first update
         self._shown: tuple[float, int] | None = None  # time and rays when a line was last shown
 
-    def __enter__(self) -> ProgressLine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
 

@@ -1,0 +1,152 @@
+"""`nsr render`: pictures of a trained run: its views, new ones along a smooth path, or a turntable."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nsr.utils.errors import ExtensionError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nsr.training.run import Run
+    from nsr.types import Cameras
+
+EXAMPLES = """examples:
+  nsr render runs/bust                                     all training views, to RUN/renders/*.png
+  nsr render runs/bust --views 0,5,9 --what rgb normal     some views of the scene, colour beside normals
+  nsr render runs/bust --turntable 60 --out bust.gif --scale 0.5
+  nsr render runs/bust --spline 120 --out flight.mp4       a flight along the training cameras
+
+Views that were trained on are rendered from where training has put their cameras, others from the scene's cameras."""
+
+ANIMATIONS = (".gif", ".mp4")
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="RUN", type=Path, help="run folder, or a checkpoint file in one")
+    path = parser.add_mutually_exclusive_group()
+    path.add_argument("--views", metavar="N|LIST", help="views of the scene: how many, or which, such as 0,3,5-9")
+    path.add_argument("--spline", type=int, metavar="N", help="N new views along a smooth path by the training cameras")
+    path.add_argument("--turntable", type=int, metavar="N", help="N new views on a circle around the object")
+    parser.add_argument(
+        "--out", type=Path, help="a .gif or .mp4 file, or a folder for numbered PNGs (default RUN/renders)"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="picture size relative to the photographs (default 1)")
+    parser.add_argument(
+        "--what", nargs="+", choices=("rgb", "normal"), default=["rgb"], help="what to show, side by side (default rgb)"
+    )
+    parser.add_argument("--fps", type=float, default=15.0, help="pictures per second of an animation (default 15)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    parser.set_defaults(run=run_render)
+    return parser
+
+
+def run_render(args: argparse.Namespace) -> None:
+    from nsr.apps.options import check_suffix
+
+    if not 0.01 <= args.scale <= 16:
+        raise UsageError(f"--scale {args.scale}: expected 0.01 to 16")
+    if not 0.1 <= args.fps <= 120:
+        raise UsageError(f"--fps {args.fps}: expected 0.1 to 120 pictures per second")
+    for option, count in (("--spline", args.spline), ("--turntable", args.turntable)):
+        if count is not None and count < 1:
+            raise UsageError(f"{option} {count}: expected at least one view")
+    if args.out is not None and args.out.suffix:
+        check_suffix(args.out, ANIMATIONS)
+    if args.out is not None and args.out.suffix.lower() == ".mp4":
+        _require_ffmpeg()
+
+    from nsr.training.launch import check_device
+    from nsr.training.run import load_run
+
+    run = load_run(args.folder, check_device(args.device))
+    cameras, names = choose_cameras(run, args)
+    out = args.out or run.folder / "renders"
+    frames = _frames(run, cameras, args)
+    if out.suffix:
+        write_animation(out, list(frames), args.fps)
+        print(f"{out}: {len(cameras)} views")
+    else:
+        for name, frame in zip(names, frames, strict=True):
+            write_png(out / f"{name}.png", frame)
+        print(f"{out}: {len(cameras)} pictures")
+
+
+def choose_cameras(run: Run, args: argparse.Namespace) -> tuple[Cameras, list[str]]:
+    """The scene-frame cameras that the options ask for, and a file name for each."""
+    if args.spline is not None or args.turntable is not None:
+        from nsr.geometry.trajectories import spline_cameras, turntable_cameras
+
+        path, count = (spline_cameras, args.spline) if args.spline is not None else (turntable_cameras, args.turntable)
+        return path(run.cameras, count), [f"{i:04d}" for i in range(count)]
+    if args.views is None:
+        return run.cameras, [f"view_{view:04d}" for view in run.train_views]
+
+    import torch
+
+    from nsr.datasets.detect import parse_views
+
+    scene_cameras = run.load_scene().cameras.to(run.cameras.intrinsics.device)
+    views = parse_views(args.views, len(scene_cameras))
+    poses = scene_cameras.camera_to_world.clone()
+    poses[run.train_views] = run.cameras.camera_to_world.to(poses.dtype)
+    cameras = type(scene_cameras)(scene_cameras.intrinsics, poses, scene_cameras.width, scene_cameras.height)
+    return cameras[torch.as_tensor(views)], [f"view_{view:04d}" for view in views]
+
+
+def _frames(run: Run, cameras: Cameras, args: argparse.Namespace) -> Iterator[np.ndarray]:
+    """One picture [H, W * panels, 3] uint8 per camera."""
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+
+    from nsr.training.results import render_view
+
+    for view in track(range(len(cameras)), "rendering", console=Console(stderr=True), transient=True):
+        rgb, normal, _ = render_view(run.model, cameras, view, args.scale)
+        panels = {"rgb": rgb, "normal": 0.5 + 0.5 * normal}
+        picture = torch.cat([panels[what] for what in args.what], dim=1)
+        yield (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    from PIL import Image
+
+    from nsr.utils.files import atomic_write
+
+    with atomic_write(path) as file:
+        Image.fromarray(picture).save(file, format="png")
+
+
+def write_animation(path: Path, frames: list[np.ndarray], fps: float) -> None:
+    """An endless GIF or an H.264 MP4, by the ending of the file name."""
+    from nsr.utils.files import atomic_write
+
+    with atomic_write(path) as file:
+        if path.suffix.lower() == ".gif":
+            from PIL import Image
+
+            first, *rest = [Image.fromarray(frame) for frame in frames]
+            first.save(file, format="gif", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+        else:
+            import imageio
+
+            # The encoder wants even sides, and opens the (temporary) file by its name.
+            even = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames]
+            imageio.mimwrite(file.name, even, fps=fps, macro_block_size=2, quality=8)
+
+
+def _require_ffmpeg() -> None:
+    try:
+        import imageio_ffmpeg  # noqa: F401
+    except ImportError as error:
+        raise ExtensionError(
+            "writing .mp4 needs imageio-ffmpeg: pip install 'nsr[video]', or choose a .gif or a folder"
+        ) from error

@@ -1,0 +1,126 @@
+"""What a trained model shows: a coloured mesh in world units, pictures of views, and how well these fit photographs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nsr.evaluation.images import image_metrics, silhouette_iou
+from nsr.geometry.cameras import image_pixels, pixel_rays
+from nsr.geometry.mesh_extraction import extract_mesh
+from nsr.geometry.meshes import largest_component, to_world
+from nsr.models.idr import IDRModel
+from nsr.types import Cameras, Scene
+
+if TYPE_CHECKING:
+    from trimesh import Trimesh
+
+ColorView = Literal["normal", "mean"]
+FACING_CAMERAS = 4  # over how many cameras the colour view "mean" averages
+
+
+def run_mesh(
+    model: IDRModel,
+    world_from_scene: np.ndarray,
+    *,
+    resolution: int = 512,
+    all_components: bool = False,
+    color: bool = True,
+    color_view: ColorView = "normal",
+    cameras: Cameras | None = None,
+) -> Trimesh:
+    """The zero level set of the model's SDF as a mesh in the world frame and its units.
+
+    resolution: cells of marching cubes along each axis of the unit sphere's cube; all_components: keep floaters beside
+    the largest piece; color: give vertices the colours of the rendering network, seen as color_view says (see
+    vertex_colors, which needs the scene-frame `cameras` for "mean"). Raises DataError when the SDF has no surface.
+    """
+    mesh = extract_mesh(model.sdf, resolution=resolution, device=model_device(model))
+    if not all_components:
+        mesh = largest_component(mesh)
+    colors = vertex_colors(model, mesh, color_view, cameras) if color else None
+    mesh = to_world(mesh, world_from_scene)
+    if colors is not None:
+        mesh.visual.vertex_colors = (colors.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    return mesh
+
+
+@torch.no_grad()
+def vertex_colors(
+    model: IDRModel, mesh: Trimesh, view: ColorView = "normal", cameras: Cameras | None = None, chunk: int = 2**16
+) -> Float[Tensor, "P 3"]:
+    """rgb in [0, 1] of the P vertices of a scene-frame mesh.
+
+    view: "normal" looks at each vertex along its normal; "mean" averages over the FACING_CAMERAS cameras that see it
+    most squarely, whether or not something is in between.
+    """
+    device = model_device(model)
+    points = torch.as_tensor(np.array(mesh.vertices), dtype=torch.float32, device=device)
+    normals = torch.as_tensor(np.array(mesh.vertex_normals), dtype=torch.float32, device=device)
+    if view == "mean" and cameras is None:
+        raise ValueError("vertex_colors: the view 'mean' needs cameras")
+    parts = []
+    for x, normal in zip(points.split(chunk), normals.split(chunk), strict=True):
+        directions = -normal[None] if view == "normal" else _facing(cameras.to(device), x, normal)
+        parts.append(torch.stack([model.color(x, d) for d in directions]).mean(dim=0))
+    return torch.cat(parts)
+
+
+def _facing(cameras: Cameras, points: Tensor, normals: Tensor) -> Tensor:
+    """[K, N, 3] unit directions from the K cameras that face each of N points best."""
+    rays = torch.nn.functional.normalize(points[None] - cameras.centers[:, None].to(points.dtype), dim=-1)  # [V, N, 3]
+    cosine = -(rays * normals).sum(dim=-1)
+    best = cosine.topk(min(FACING_CAMERAS, len(cameras)), dim=0).indices  # [K, N]
+    return rays.gather(0, best[..., None].expand(*best.shape, 3))
+
+
+def scale_cameras(cameras: Cameras, scale: float) -> Cameras:
+    """The same cameras with images `scale` times as wide and high, rounded to whole pixels."""
+    width, height = max(1, round(cameras.width * scale)), max(1, round(cameras.height * scale))
+    sx, sy = width / cameras.width, height / cameras.height
+    # Pixel centres are integers, so it is (u + 1/2) that scales.
+    resize = cameras.intrinsics.new_tensor([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
+    return replace(cameras, intrinsics=resize @ cameras.intrinsics, width=width, height=height)
+
+
+def render_view(
+    model: IDRModel, cameras: Cameras, view: int, scale: float = 1.0, chunk: int = 2**16
+) -> tuple[Float[Tensor, "H W 3"], Float[Tensor, "H W 3"], Bool[Tensor, "H W"]]:
+    """Colour in [0, 1], unit normal (scene frame, 0 where nothing is hit) and silhouette of one scene-frame camera.
+
+    scale: size of the picture relative to the camera's; chunk: rays rendered at a time.
+    """
+    device = model_device(model)
+    camera = scale_cameras(cameras[view], scale).to(device)
+    pixels = image_pixels(camera.width, camera.height, device)
+    rays = pixel_rays(camera, torch.zeros(len(pixels), dtype=torch.long, device=device), pixels)
+    output = model.render(rays, chunk)
+    shape = (camera.height, camera.width)
+    return output.rgb.reshape(*shape, 3), output.normal.reshape(*shape, 3), output.hit.reshape(shape)
+
+
+def evaluate_rendering(model: IDRModel, scene: Scene, *, per_view: bool = False) -> dict:
+    """Render every view of a scene and compare it with its photograph.
+
+    Returns the means over views of psnr, ssim (and lpips when installed), masked as nsr.evaluation.images states, and
+    of iou (silhouettes); with per_view=True also "per_view", the same for each view by name.
+    """
+    views = {}
+    for view, name in enumerate(scene.view_names):
+        rgb, _, hit = render_view(model, scene.cameras, view)
+        photograph = scene.images[view].cpu().numpy().astype(np.float32) / 255
+        mask = scene.masks[view].cpu().numpy() >= 128
+        scores = image_metrics(rgb.cpu().numpy(), photograph, mask)
+        views[name] = {**scores, "iou": silhouette_iou(hit.cpu().numpy(), mask)}
+    names = next(iter(views.values()), {})
+    means = {name: float(np.mean([scores[name] for scores in views.values()])) for name in names}
+    return {**means, "per_view": views} if per_view else means
+
+
+def model_device(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device
