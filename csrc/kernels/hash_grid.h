@@ -1,0 +1,149 @@
+// Multi-resolution hash grid (Mueller et al. 2022): geometry of a level, interpolation in a cell, and its derivatives.
+//
+// A level is a vertex grid of `resolution` cells per axis over the cube [-1, 1]^3. Inside a cell the encoding is trilinear
+// in s = (s_x, s_y, s_z), where s_d(x_d) is the fraction of the cell (linear) or 3t^2 - 2t^3 of it (smoothstep), so with the
+// corner values v_c, c = b_x + 2 b_y + 4 b_z,
+//     h = sum_c v_c prod_d (b_d ? s_d : 1 - s_d)
+//     dh/dx_d = s_d' h_{s_d},   d2h/dx_d^2 = s_d'' h_{s_d},   d2h/dx_d dx_e = s_d' s_e' h_{s_d s_e}.
+// Everything nsr does with a grid is one of three maps, all linear in the table:
+//     encode    table -> h, J = dh/dx
+//     contract  table, (a, B) -> d/dx sum(a h + B J)
+//     scatter   (a, B) -> d/dtable sum(a h + B J)
+#pragma once
+
+#include <cstdint>
+
+#include "hd.h"
+
+namespace nsr {
+
+constexpr int kMaxGridLevels = 32;
+
+struct GridLevel {
+  int64_t offset;        // first entry of the level in the table
+  int32_t resolution;    // cells per axis
+  uint32_t factor_y;     // hashed: prime; dense: vertices per row
+  uint32_t factor_z;     // hashed: prime; dense: vertices per slice
+  uint32_t mask;         // hashed: entries - 1; dense: all ones
+  bool hashed;
+};
+
+struct HashGrid {
+  int32_t levels;
+  int32_t active_levels;  // levels beyond encode to zero and receive no gradient
+  int32_t features;       // per level
+  bool smoothstep;
+  GridLevel level[kMaxGridLevels];
+
+  NSR_HD int64_t outputs() const { return int64_t(levels) * features; }
+};
+
+inline GridLevel make_grid_level(int64_t offset, int64_t entries, int32_t resolution) {
+  const uint64_t vertices = uint64_t(resolution) + 1;
+  GridLevel level;
+  level.offset = offset;
+  level.resolution = resolution;
+  level.hashed = vertices * vertices * vertices > uint64_t(entries);
+  level.factor_y = level.hashed ? 2654435761u : uint32_t(vertices);
+  level.factor_z = level.hashed ? 805459861u : uint32_t(vertices * vertices);
+  level.mask = level.hashed ? uint32_t(entries - 1) : ~0u;
+  return level;
+}
+
+// Where one coordinate falls in a level: the cell, the weight s of its upper vertex, and ds/dx, d2s/dx2.
+template <typename T>
+struct AxisPoint {
+  int32_t cell;
+  T s, ds, dds;
+};
+
+// Coordinates outside [-1, 1] take the value of the nearest face and have derivative zero; NaN stays NaN.
+template <typename T>
+NSR_HD AxisPoint<T> locate_on_axis(T x, int32_t resolution, bool smoothstep) {
+  T u = (x + T(1)) * T(0.5);
+  u = u < T(0) ? T(0) : u;
+  u = u > T(1) ? T(1) : u;
+  const T p = u * T(resolution);
+  const int32_t floor_p = int32_t(p >= T(0) ? p : T(0));  // the test turns NaN into 0 before the conversion
+  const int32_t cell = floor_p < resolution ? floor_p : resolution - 1;
+  const T t = p - T(cell);
+  const T outside = T(x < T(-1)) + T(x > T(1));
+  const T dt = (T(1) - outside) * T(0.5) * T(resolution);
+  AxisPoint<T> axis;
+  axis.cell = cell;
+  axis.s = smoothstep ? t * t * (T(3) - T(2) * t) : t;
+  axis.ds = smoothstep ? T(6) * t * (T(1) - t) * dt : dt;
+  axis.dds = smoothstep ? (T(6) - T(12) * t) * dt * dt : T(0);
+  return axis;
+}
+
+// Entry, within its level, of the vertex with the products (x, y * factor_y, z * factor_z).
+NSR_HD uint32_t grid_entry(uint32_t x, uint32_t y, uint32_t z, bool hashed, uint32_t mask) {
+  return (hashed ? x ^ y ^ z : x + y + z) & mask;
+}
+
+// h and its first derivatives with respect to s.
+template <typename T>
+struct CellValue {
+  T h, hx, hy, hz;
+};
+
+template <typename T>
+NSR_HD CellValue<T> interpolate_cell(T v0, T v1, T v2, T v3, T v4, T v5, T v6, T v7, T sx, T sy, T sz) {
+  const T dx0 = v1 - v0, dx1 = v3 - v2, dx2 = v5 - v4, dx3 = v7 - v6;          // along x, on the four x edges
+  const T e0 = v0 + sx * dx0, e1 = v2 + sx * dx1, e2 = v4 + sx * dx2, e3 = v6 + sx * dx3;
+  const T dy0 = e1 - e0, dy1 = e3 - e2;
+  const T f0 = e0 + sy * dy0, f1 = e2 + sy * dy1;
+  const T g0 = dx0 + sy * (dx1 - dx0), g1 = dx2 + sy * (dx3 - dx2);
+  CellValue<T> out;
+  out.hz = f1 - f0;
+  out.h = f0 + sz * out.hz;
+  out.hy = dy0 + sz * (dy1 - dy0);
+  out.hx = g0 + sz * (g1 - g0);
+  return out;
+}
+
+// Mixed second derivatives with respect to s.
+template <typename T>
+struct CellTwist {
+  T hxy, hxz, hyz;
+};
+
+template <typename T>
+NSR_HD CellTwist<T> twist_of_cell(T v0, T v1, T v2, T v3, T v4, T v5, T v6, T v7, T sx, T sy, T sz) {
+  const T dx0 = v1 - v0, dx1 = v3 - v2, dx2 = v5 - v4, dx3 = v7 - v6;
+  const T dxy0 = dx1 - dx0, dxy1 = dx3 - dx2;
+  const T dxz0 = dx2 - dx0, dxz1 = dx3 - dx1;
+  const T dyz0 = (v6 - v4) - (v2 - v0), dyz1 = (v7 - v5) - (v3 - v1);
+  return {dxy0 + sz * (dxy1 - dxy0), dxz0 + sy * (dxz1 - dxz0), dyz0 + sx * (dyz1 - dyz0)};
+}
+
+// Weight with which vertex b (0 or 1) of an axis enters, and the derivative of that weight.
+template <typename T>
+NSR_HD T vertex_weight(int b, T s) {
+  return b ? s : T(1) - s;
+}
+
+template <typename T>
+NSR_HD T vertex_slope(int b, T ds) {
+  return b ? ds : -ds;
+}
+
+// d/dx of a h + B . J for one feature of one cell, given ds/dx and d2s/dx2 of the three axes.
+template <typename T>
+NSR_HD void contract_cell(const CellValue<T>& c, const CellTwist<T>& t, T a, T b0, T b1, T b2, const T ds[3], const T dds[3],
+                          T grad[3]) {
+  grad[0] += c.hx * (a * ds[0] + b0 * dds[0]) + ds[0] * (b1 * ds[1] * t.hxy + b2 * ds[2] * t.hxz);
+  grad[1] += c.hy * (a * ds[1] + b1 * dds[1]) + ds[1] * (b0 * ds[0] * t.hxy + b2 * ds[2] * t.hyz);
+  grad[2] += c.hz * (a * ds[2] + b2 * dds[2]) + ds[2] * (b0 * ds[0] * t.hxz + b1 * ds[1] * t.hyz);
+}
+
+// d/dv_c of a h + B . J for one feature and corner c = cx + 2 cy + 4 cz.
+template <typename T>
+NSR_HD T corner_gradient(int c, T a, T b0, T b1, T b2, const T s[3], const T ds[3]) {
+  const T wx = vertex_weight(c & 1, s[0]), wy = vertex_weight((c >> 1) & 1, s[1]), wz = vertex_weight(c >> 2, s[2]);
+  const T gx = vertex_slope(c & 1, ds[0]), gy = vertex_slope((c >> 1) & 1, ds[1]), gz = vertex_slope(c >> 2, ds[2]);
+  return wz * (wy * (a * wx + b0 * gx) + b1 * wx * gy) + b2 * gz * (wx * wy);
+}
+
+}  // namespace nsr

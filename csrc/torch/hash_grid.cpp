@@ -1,0 +1,184 @@
+// hash_grid and its derivatives: checks, allocation, dispatch. Schemas in library.cpp, documentation in nsr/ops/hash_grid.py.
+#include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <tuple>
+
+#include "device.h"
+
+namespace nsr {
+namespace {
+
+using at::IntArrayRef;
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+void check_points_and_table(const Tensor& x, const Tensor& table, const char* op) {
+  TORCH_CHECK(x.dim() == 2 && x.size(1) == 3, op, ": expected x [N, 3], got ", x.sizes());
+  TORCH_CHECK(table.dim() == 2, op, ": expected table [T, F], got ", table.sizes());
+  TORCH_CHECK(x.scalar_type() == table.scalar_type(), op, ": expected x and table of one dtype, got ", x.scalar_type(),
+              " and ", table.scalar_type());
+  TORCH_CHECK(x.device() == table.device(), op, ": expected x and table on one device, got ", x.device(), " and ",
+              table.device());
+}
+
+void check_like(const OptionalTensor& value, const Tensor& x, IntArrayRef shape, const char* name, const char* op) {
+  if (!value) return;
+  TORCH_CHECK(value->sizes() == shape, op, ": expected ", name, " of shape ", shape, ", got ", value->sizes());
+  TORCH_CHECK(value->scalar_type() == x.scalar_type() && value->device() == x.device(), op, ": expected ", name,
+              " with the dtype and device of x");
+}
+
+HashGrid make_grid(const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep, int64_t active,
+                   const char* op) {
+  const int64_t levels = int64_t(resolutions.size());
+  TORCH_CHECK(levels >= 1 && levels <= kMaxGridLevels, op, ": expected 1 to ", kMaxGridLevels, " levels, got ", levels);
+  TORCH_CHECK(int64_t(offsets.size()) == levels + 1, op, ": expected ", levels + 1, " offsets, got ", offsets.size());
+  TORCH_CHECK(active >= 0 && active <= levels, op, ": expected active_levels in [0, ", levels, "], got ", active);
+  TORCH_CHECK(offsets[0] == 0 && offsets[levels] == table.size(0), op, ": expected offsets from 0 to the ", table.size(0),
+              " entries of the table, got ", offsets);
+  HashGrid grid;
+  grid.levels = int32_t(levels);
+  grid.active_levels = int32_t(active);
+  grid.features = int32_t(table.size(1));
+  grid.smoothstep = smoothstep;
+  for (int64_t l = 0; l < levels; ++l) {
+    const int64_t entries = offsets[l + 1] - offsets[l];
+    TORCH_CHECK(entries > 0 && entries <= (int64_t(1) << 30) && resolutions[l] >= 1 && resolutions[l] < (1 << 20), op,
+                ": level ", l, " has ", entries, " entries and resolution ", resolutions[l]);
+    grid.level[l] = make_grid_level(offsets[l], entries, int32_t(resolutions[l]));
+    TORCH_CHECK(!grid.level[l].hashed || (entries & (entries - 1)) == 0, op, ": level ", l,
+                " is hashed, so its number of entries must be a power of two, got ", entries);
+  }
+  return grid;
+}
+
+template <typename T>
+const T* pointer_or_null(const OptionalTensor& tensor) {
+  return tensor ? tensor->const_data_ptr<T>() : nullptr;
+}
+
+OptionalTensor contiguous(const OptionalTensor& tensor) {
+  return tensor ? OptionalTensor(tensor->contiguous()) : std::nullopt;
+}
+
+Tensor encode(const HashGrid& grid, const Tensor& x, const Tensor& table, Tensor* jacobian) {
+  const Tensor h = at::empty({x.size(0), grid.outputs()}, x.options());
+  if (jacobian) *jacobian = at::empty({x.size(0), grid.outputs(), 3}, x.options());
+  const Tensor points = x.contiguous(), entries = table.contiguous();
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "hash_grid", [&] {
+    NSR_LAUNCH(x, hash_grid_encode, grid, x.size(0), points.const_data_ptr<scalar_t>(),
+               entries.const_data_ptr<scalar_t>(), h.mutable_data_ptr<scalar_t>(),
+               jacobian ? jacobian->mutable_data_ptr<scalar_t>() : nullptr);
+  });
+  return h;
+}
+
+Tensor contract(const HashGrid& grid, const Tensor& x, const Tensor& table, const OptionalTensor& grad_h,
+                const OptionalTensor& grad_jacobian) {
+  const Tensor grad_x = at::empty(x.sizes(), x.options());
+  const Tensor points = x.contiguous(), entries = table.contiguous();
+  const OptionalTensor a = contiguous(grad_h), b = contiguous(grad_jacobian);
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "hash_grid_contract", [&] {
+    NSR_LAUNCH(x, hash_grid_contract, grid, x.size(0), points.const_data_ptr<scalar_t>(),
+               entries.const_data_ptr<scalar_t>(), pointer_or_null<scalar_t>(a), pointer_or_null<scalar_t>(b),
+               grad_x.mutable_data_ptr<scalar_t>());
+  });
+  return grad_x;
+}
+
+Tensor scatter(const HashGrid& grid, const Tensor& x, const Tensor& table, const OptionalTensor& grad_h,
+               const OptionalTensor& grad_jacobian) {
+  const Tensor grad_table = at::empty(table.sizes(), table.options());
+  const Tensor points = x.contiguous();
+  const OptionalTensor a = contiguous(grad_h), b = contiguous(grad_jacobian);
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "hash_grid_scatter", [&] {
+    NSR_LAUNCH(x, hash_grid_scatter, grid, x.size(0), table.size(0), points.const_data_ptr<scalar_t>(),
+               pointer_or_null<scalar_t>(a), pointer_or_null<scalar_t>(b), grad_table.mutable_data_ptr<scalar_t>());
+  });
+  return grad_table;
+}
+
+Tensor none(const Tensor& x) { return at::empty({0}, x.options()); }
+
+Tensor hash_grid(const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
+                 int64_t active_levels) {
+  check_points_and_table(x, table, "nsr::hash_grid");
+  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, active_levels, "nsr::hash_grid");
+  return encode(grid, x, table, nullptr);
+}
+
+std::tuple<Tensor, Tensor> hash_grid_jac(const Tensor& x, const Tensor& table, IntArrayRef resolutions,
+                                         IntArrayRef offsets, bool smoothstep, int64_t active_levels) {
+  check_points_and_table(x, table, "nsr::hash_grid_jac");
+  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, active_levels, "nsr::hash_grid_jac");
+  Tensor jacobian;
+  const Tensor h = encode(grid, x, table, &jacobian);
+  return {h, jacobian};
+}
+
+std::tuple<Tensor, Tensor> hash_grid_jac_bwd(const OptionalTensor& grad_h, const OptionalTensor& grad_jacobian,
+                                             const Tensor& x, const Tensor& table, IntArrayRef resolutions,
+                                             IntArrayRef offsets, bool smoothstep, int64_t active_levels, bool need_x,
+                                             bool need_table) {
+  const char* op = "nsr::hash_grid_jac_bwd";
+  check_points_and_table(x, table, op);
+  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, active_levels, op);
+  check_like(grad_h, x, {x.size(0), grid.outputs()}, "grad_h", op);
+  check_like(grad_jacobian, x, {x.size(0), grid.outputs(), 3}, "grad_jacobian", op);
+  return {need_x ? contract(grid, x, table, grad_h, grad_jacobian) : none(x),
+          need_table ? scatter(grid, x, table, grad_h, grad_jacobian) : none(x)};
+}
+
+std::tuple<Tensor, Tensor> hash_grid_bwd(const Tensor& grad_h, const Tensor& x, const Tensor& table,
+                                         IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
+                                         int64_t active_levels, bool need_x, bool need_table) {
+  return hash_grid_jac_bwd(grad_h, std::nullopt, x, table, resolutions, offsets, smoothstep, active_levels, need_x,
+                           need_table);
+}
+
+// The double backward differentiates  S = grad_grad_x . (J^T grad_h) + grad_grad_table . scatter(grad_h),
+// which in the maps of kernels/hash_grid.h is, with B = grad_h (x) grad_grad_x,
+//   dS/dgrad_h = J(table) grad_grad_x + h(grad_grad_table)
+//   dS/dx      = contract(table; 0, B) + contract(grad_grad_table; grad_h, 0)
+//   dS/dtable  = scatter(0, B).
+std::tuple<Tensor, Tensor, Tensor> hash_grid_bwd_bwd(const OptionalTensor& grad_grad_x,
+                                                     const OptionalTensor& grad_grad_table, const Tensor& grad_h,
+                                                     const Tensor& x, const Tensor& table, IntArrayRef resolutions,
+                                                     IntArrayRef offsets, bool smoothstep, int64_t active_levels) {
+  const char* op = "nsr::hash_grid_bwd_bwd";
+  check_points_and_table(x, table, op);
+  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, active_levels, op);
+  check_like(grad_h, x, {x.size(0), grid.outputs()}, "grad_h", op);
+  check_like(grad_grad_x, x, x.sizes(), "grad_grad_x", op);
+  check_like(grad_grad_table, x, table.sizes(), "grad_grad_table", op);
+  Tensor grad_grad_h = at::zeros(grad_h.sizes(), x.options());
+  Tensor grad_x = at::zeros(x.sizes(), x.options());
+  Tensor grad_table = grad_grad_x ? Tensor() : at::zeros(table.sizes(), table.options());
+  if (grad_grad_x) {
+    Tensor jacobian;
+    encode(grid, x, table, &jacobian);
+    grad_grad_h.add_(jacobian.mul(grad_grad_x->unsqueeze(1)).sum(-1));
+    const Tensor b = grad_h.unsqueeze(-1).mul(grad_grad_x->unsqueeze(1));
+    grad_x.add_(contract(grid, x, table, std::nullopt, b));
+    grad_table = scatter(grid, x, table, std::nullopt, b);
+  }
+  if (grad_grad_table) {
+    grad_grad_h.add_(encode(grid, x, *grad_grad_table, nullptr));
+    grad_x.add_(contract(grid, x, *grad_grad_table, grad_h, std::nullopt));
+  }
+  return {grad_grad_h, grad_x, grad_table};
+}
+
+}  // namespace
+
+NSR_REGISTER(m) {
+  m.impl("hash_grid", &hash_grid);
+  m.impl("hash_grid_bwd", &hash_grid_bwd);
+  m.impl("hash_grid_bwd_bwd", &hash_grid_bwd_bwd);
+  m.impl("hash_grid_jac", &hash_grid_jac);
+  m.impl("hash_grid_jac_bwd", &hash_grid_jac_bwd);
+}
+
+}  // namespace nsr

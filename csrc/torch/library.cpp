@@ -1,0 +1,48 @@
+// Schemas of every op, and what this library was built with. Derivatives and fake kernels are attached in nsr/ops/*.py.
+#include <torch/library.h>
+#include <torch/version.h>
+
+#include <sstream>
+#include <string>
+
+#ifndef NSR_BUILD_FLAGS
+#define NSR_BUILD_FLAGS "unknown"
+#endif
+
+namespace {
+
+// One "key=value" per line.
+std::string build_info() {
+  std::ostringstream info;
+  info << "torch=" << TORCH_VERSION << "\n";
+#if defined(__clang__)
+  info << "compiler=clang " << __clang_version__ << "\n";
+#elif defined(__GNUC__)
+  info << "compiler=gcc " << __VERSION__ << "\n";
+#else
+  info << "compiler=unknown\n";
+#endif
+  info << "flags=" << NSR_BUILD_FLAGS << "\n";
+#ifdef NSR_WITH_CUDA
+  info << "cuda=" << NSR_CUDA_VERSION << "\n";
+#else
+  info << "cuda=no\n";
+#endif
+  return info.str();
+}
+
+}  // namespace
+
+#define NSR_GRID "Tensor x, Tensor table, int[] resolutions, int[] offsets, bool smoothstep, int active_levels"
+
+TORCH_LIBRARY(nsr, m) {
+  m.def("build_info() -> str", &build_info);
+
+  m.def("hash_grid(" NSR_GRID ") -> Tensor");
+  m.def("hash_grid_bwd(Tensor grad_h, " NSR_GRID ", bool need_x, bool need_table) -> (Tensor, Tensor)");
+  m.def("hash_grid_bwd_bwd(Tensor? grad_grad_x, Tensor? grad_grad_table, Tensor grad_h, " NSR_GRID
+        ") -> (Tensor, Tensor, Tensor)");
+  m.def("hash_grid_jac(" NSR_GRID ") -> (Tensor, Tensor)");
+  m.def("hash_grid_jac_bwd(Tensor? grad_h, Tensor? grad_jacobian, " NSR_GRID
+        ", bool need_x, bool need_table) -> (Tensor, Tensor)");
+}

@@ -1,0 +1,74 @@
+"""Multi-resolution hash grid in plain PyTorch: the specification of nsr.ops.hash_grid.
+
+Each function takes the arguments of the native op of the same name: per-level `resolutions` (cells per axis), `offsets`
+(first entry of each level, and the total at the end), `smoothstep`, `active_levels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+PRIMES = (1, 2654435761, 805459861)
+_CORNERS = tuple((c & 1, (c >> 1) & 1, c >> 2) for c in range(8))
+
+
+def _locate(x: Tensor, resolution: int, smoothstep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Cell [N, 3] int64, weight s [N, 3] of its upper vertex per axis, ds/dx [N, 3]."""
+    u = torch.clamp((x + 1) * 0.5, 0, 1)
+    p = u * resolution
+    cell = torch.nan_to_num(p.detach(), nan=0.0).floor().long().clamp(max=resolution - 1)
+    t = p - cell
+    dt = torch.where((x < -1) | (x > 1), 0.0, 0.5 * resolution).to(x.dtype)
+    if smoothstep:
+        return cell, t * t * (3 - 2 * t), 6 * t * (1 - t) * dt
+    return cell, t, dt
+
+
+def _entries(vertex: Tensor, resolution: int, entries: int) -> Tensor:
+    """Entry [N] within the level of the vertices [N, 3]: row-major (x fastest) where all fit, hashed otherwise."""
+    x, y, z = vertex.unbind(-1)
+    side = resolution + 1
+    if side**3 <= entries:
+        return x + side * (y + side * z)
+    mask32 = 0xFFFFFFFF
+    hashed = (x * PRIMES[0]) ^ ((y * PRIMES[1]) & mask32) ^ ((z * PRIMES[2]) & mask32)
+    return hashed & (entries - 1)
+
+
+def hash_grid_jac(
+    x: Tensor, table: Tensor, resolutions: Sequence[int], offsets: Sequence[int], smoothstep: bool, active_levels: int
+) -> tuple[Tensor, Tensor]:
+    """h [N, L*F] and J = dh/dx [N, L*F, 3]."""
+    features = table.shape[1]
+    values, jacobians = [], []
+    for level, resolution in enumerate(resolutions):
+        if level >= active_levels:
+            values.append(x.new_zeros(x.shape[0], features))
+            jacobians.append(x.new_zeros(x.shape[0], features, 3))
+            continue
+        begin, end = offsets[level], offsets[level + 1]
+        cell, s, ds = _locate(x, resolution, smoothstep)
+        h = x.new_zeros(x.shape[0], features)
+        jacobian = x.new_zeros(x.shape[0], features, 3)
+        for corner in _CORNERS:
+            upper = torch.tensor(corner, device=x.device)
+            value = table[begin + _entries(cell + upper, resolution, end - begin)]
+            weight = torch.where(upper.bool(), s, 1 - s)
+            slope = torch.where(upper.bool(), ds, -ds)
+            wx, wy, wz = weight.unbind(-1)
+            gradient = torch.stack((slope[:, 0] * wy * wz, wx * slope[:, 1] * wz, wx * wy * slope[:, 2]), -1)
+            h = h + (wx * wy * wz)[:, None] * value
+            jacobian = jacobian + gradient[:, None] * value[:, :, None]
+        values.append(h)
+        jacobians.append(jacobian)
+    return torch.cat(values, 1), torch.cat(jacobians, 1)
+
+
+def hash_grid(
+    x: Tensor, table: Tensor, resolutions: Sequence[int], offsets: Sequence[int], smoothstep: bool, active_levels: int
+) -> Tensor:
+    """h [N, L*F]."""
+    return hash_grid_jac(x, table, resolutions, offsets, smoothstep, active_levels)[0]
