@@ -65,13 +65,13 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 def run_doctor(args: argparse.Namespace) -> int:
     from nsr._ext import build_report
 
-    extension = build_report()
+    missing = [name for name in DEPENDENCIES if _version(name) == MISSING]
+    extension = build_report() if "torch" not in missing else {"error": "torch is missing"}
     _section("system", system_report())
     _section("dependencies", {name: _version(name) for name in DEPENDENCIES})
     _section("torch", torch_report())
     _section("extension nsr._C", {name: value or "-" for name, value in extension.items() if name != "error"})
     _section("optional extras", extras_report())
-    missing = [name for name in DEPENDENCIES if _version(name) == MISSING]
     if missing:
         print(f"\nmissing dependencies: {', '.join(missing)}. Run `make setup`.")
     if extension["error"]:
@@ -117,8 +117,8 @@ def extras_report() -> dict[str, str]:
     for name, (purpose, command) in EXTRAS.items():
         found = importlib.util.find_spec(name) is not None
         report[name] = "installed" if found else f"missing ({purpose}): {command}"
-    compiler = shutil.which("nvcc")
-    report["nvcc"] = compiler or "missing (CUDA kernels): install the CUDA toolkit that matches torch, then `make setup`"
+    how_to_get_nvcc = "install the CUDA toolkit that matches torch, then `make setup`"
+    report["nvcc"] = shutil.which("nvcc") or f"missing (CUDA kernels): {how_to_get_nvcc}"
     return report
 
 
@@ -143,8 +143,6 @@ def _cpu_info(key: str) -> str:
         if name.strip() == key:
             return value.strip()
     return ""
-
-
 
 
 def _version(distribution: str) -> str:

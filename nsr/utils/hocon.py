@@ -73,7 +73,7 @@ def load_tree(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict, So
 
 
 def to_hocon(tree: Mapping[str, Any], indent: int = 0) -> str:
-    """A plain tree as HOCON text that load_tree reads back equal."""
+    """A plain tree as HOCON text that load_tree reads back equal (but for "" in lists, which pyhocon drops)."""
     pad = "    " * indent
     lines = []
     for name, value in tree.items():
