@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "adam.h"
 #include "hash_grid.h"
 
 namespace nsr::cpu {
@@ -23,6 +24,10 @@ template <typename T>
 void hash_grid_scatter(const HashGrid& grid, int64_t n, int64_t entries, const T* x, const T* grad_h,
                        const T* grad_jacobian, T* grad_table);
 
+// One step on n entries; with zero_gradient, gradient is zeroed in the same pass.
+template <typename T>
+void adam_touched(const AdamRates<T>& rates, int64_t n, T* value, T* gradient, T* mean, T* square, bool zero_gradient);
+
 }  // namespace nsr::cpu
 
 namespace nsr::cuda {
@@ -37,5 +42,9 @@ void hash_grid_contract(void* stream, const HashGrid& grid, int64_t n, const T* 
 template <typename T>
 void hash_grid_scatter(void* stream, const HashGrid& grid, int64_t n, int64_t entries, const T* x, const T* grad_h,
                        const T* grad_jacobian, T* grad_table);
+
+template <typename T>
+void adam_touched(void* stream, const AdamRates<T>& rates, int64_t n, T* value, T* gradient, T* mean, T* square,
+                  bool zero_gradient);
 
 }  // namespace nsr::cuda

@@ -38,6 +38,9 @@ std::string build_info() {
 TORCH_LIBRARY(nsr, m) {
   m.def("build_info() -> str", &build_info);
 
+  m.def("adam_touched_(Tensor(a!) value, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, int step, float lr, "
+        "float beta1, float beta2, float eps, bool zero_grad) -> ()");
+
   m.def("hash_grid(" NSR_GRID ") -> Tensor");
   m.def("hash_grid_bwd(Tensor grad_h, " NSR_GRID ", bool need_x, bool need_table) -> (Tensor, Tensor)");
   m.def("hash_grid_bwd_bwd(Tensor? grad_grad_x, Tensor? grad_grad_table, Tensor grad_h, " NSR_GRID

@@ -1,0 +1,37 @@
+// adam_touched_: checks and dispatch. Schema in library.cpp, documentation in nsr/ops/adam.py.
+#include <ATen/Dispatch.h>
+
+#include "device.h"
+
+namespace nsr {
+namespace {
+
+using at::Tensor;
+
+void check_entry_tensor(const Tensor& tensor, const Tensor& value, const char* name) {
+  TORCH_CHECK(tensor.sizes() == value.sizes() && tensor.scalar_type() == value.scalar_type() &&
+                  tensor.device() == value.device() && tensor.is_contiguous(),
+              "nsr::adam_touched_: expected ", name, " contiguous, with the shape ", value.sizes(), ", the dtype ",
+              value.scalar_type(), " and the device ", value.device(), " of value; got ", tensor.sizes(), ", ",
+              tensor.scalar_type(), ", ", tensor.device());
+}
+
+void adam_touched_(const Tensor& value, const Tensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq, int64_t step,
+                   double lr, double beta1, double beta2, double eps, bool zero_grad) {
+  check_entry_tensor(value, value, "value");
+  check_entry_tensor(grad, value, "grad");
+  check_entry_tensor(exp_avg, value, "exp_avg");
+  check_entry_tensor(exp_avg_sq, value, "exp_avg_sq");
+  TORCH_CHECK(step >= 1, "nsr::adam_touched_: expected step >= 1 (the first step is 1), got ", step);
+  AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), "adam_touched_", [&] {
+    NSR_LAUNCH(value, adam_touched, make_adam_rates<scalar_t>(step, lr, beta1, beta2, eps), value.numel(),
+               value.mutable_data_ptr<scalar_t>(), grad.mutable_data_ptr<scalar_t>(),
+               exp_avg.mutable_data_ptr<scalar_t>(), exp_avg_sq.mutable_data_ptr<scalar_t>(), zero_grad);
+  });
+}
+
+}  // namespace
+
+NSR_REGISTER(m) { m.impl("adam_touched_", &adam_touched_); }
+
+}  // namespace nsr

@@ -1,0 +1,60 @@
+"""Adam for tables of which each step touches few entries (Mueller et al. 2022, section 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nsr import _ext
+from nsr.ops.reference import adam as reference
+
+
+@torch.no_grad()
+def adam_touched_(
+    value: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    zero_grad: bool = False,
+) -> None:
+    """One step of Adam (Kingma and Ba 2015, algorithm 1) in place, on the entries whose gradient is not exactly zero.
+
+    An untouched entry keeps its value and both moments: without this, the moments of an entry that no point has visited
+    for a while would decay, or drift it along a stale direction. With all gradients non-zero it is torch.optim.Adam.
+
+    Args:
+        value, grad, exp_avg, exp_avg_sq: any one shape, dtype (float32, float64) and device, contiguous. The first, the
+            third and the fourth are updated.
+        step: number of this step, from 1; the bias correction counts every step, touched or not.
+        lr, beta1, beta2, eps: as in the paper (alpha, beta_1, beta_2, epsilon).
+        zero_grad: also sets grad to zero in the same pass.
+
+    Raises:
+        ValueError: tensors that do not match, a step below 1, or a beta outside [0, 1).
+    """
+    tensors = {"grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    for name, tensor in tensors.items():
+        if (tensor.shape, tensor.dtype, tensor.device) != (value.shape, value.dtype, value.device):
+            raise ValueError(
+                f"adam_touched_: {name} is {list(tensor.shape)} {tensor.dtype} on {tensor.device}; expected "
+                f"{list(value.shape)} {value.dtype} on {value.device}, as value"
+            )
+    if step < 1 or not (0 <= beta1 < 1 and 0 <= beta2 < 1):
+        raise ValueError(
+            f"adam_touched_: step {step}, beta1 {beta1}, beta2 {beta2}; expected step >= 1 and betas in [0, 1)"
+        )
+    call = reference.adam_touched_ if _ext.backend() == "reference" else torch.ops.nsr.adam_touched_
+    grad = grad if grad.is_contiguous() or zero_grad else grad.contiguous()
+    call(value, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, zero_grad)
+
+
+@_ext.on_load
+def _register() -> None:
+    @torch.library.register_fake("nsr::adam_touched_")
+    def _(value, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, zero_grad):
+        return None

@@ -1,0 +1,33 @@
+"""Adam over touched entries in plain PyTorch: the specification of nsr.ops.adam."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def adam_touched_(
+    value: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    zero_grad: bool,
+) -> None:
+    """Arguments of nsr.ops.adam.adam_touched_."""
+    touched = grad != 0
+    g = grad[touched]
+    mean = beta1 * exp_avg[touched] + (1 - beta1) * g
+    square = beta2 * exp_avg_sq[touched] + (1 - beta2) * g * g
+    root = torch.sqrt(square) / math.sqrt(1 - beta2**step)
+    value[touched] -= lr / (1 - beta1**step) * mean / (root + eps)
+    exp_avg[touched] = mean
+    exp_avg_sq[touched] = square
+    if zero_grad:
+        grad.zero_()
