@@ -47,10 +47,11 @@ class PixelSampler:
         inside_share: float = 0.7,
         uniform_share: float = 0.05,
         band_px: int = 25,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
     ):
         if not (inside_share >= 0 and uniform_share >= 0 and inside_share + uniform_share <= 1):
             raise ValueError(f"PixelSampler: shares must be >= 0 and sum to <= 1, got {inside_share}, {uniform_share}")
+        device = scene.images.device if device is None else torch.device(device)
         self.views, self.height, self.width = scene.masks.shape
         self._rgb = scene.images.reshape(-1, 3).to(device)
         self._mask = scene.masks.reshape(-1).to(device)

@@ -225,8 +225,8 @@ def spline_cameras(cameras: Cameras, n: int, keys: int = 8) -> Cameras:
     """n cameras on a smooth closed path near the training cameras, all looking at the origin.
 
     Up to `keys` views, chosen far from each other, are joined in a short round trip; a periodic cubic spline runs
-    through their directions and distances at constant speed between them. Cameras are in the scene frame; the intrinsics are
-    those of the first.
+    through their directions and distances, close views in little time. Cameras are in the scene frame; the
+    intrinsics are those of the first.
     """
     from scipy.interpolate import CubicSpline
 

@@ -1,0 +1,87 @@
+"""The front door of the data: a folder in any layout that nsr reads, or a built-in scene's name, becomes a `Scene`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from nsr.datasets.idr import CAMERA_FILES, IMAGE_FOLDERS, load_idr
+from nsr.types import Scene
+from nsr.utils.errors import DataError, UsageError
+
+BUILT_IN = ("bust", "dents")
+_FORMS = "expected a count (8), a list (0,3,5) or ranges (0-10:2)"
+
+
+def load_scene(path_or_name: str | Path, *, views: list[int] | None = None) -> Scene:
+    """Read a scene folder in IDR, NeuS or H3DS layout, or make a built-in scene.
+
+    Args:
+        path_or_name: a folder, or `bust` or `dents` (a folder of that name wins).
+        views: positions of the views to keep, all when None.
+
+    Raises:
+        DataError: nothing there that can be read; the message lists what was looked for.
+        UsageError: a view that the scene does not have.
+    """
+    folder = Path(path_or_name)
+    if str(path_or_name) in BUILT_IN and not folder.is_dir():
+        from nsr.datasets.synthetic import make_scene
+
+        scene = make_scene(str(path_or_name))
+        return scene if views is None else scene.select(_checked(views, len(scene)))
+    if not folder.is_dir():
+        built_in = ", ".join(BUILT_IN)
+        raise DataError(f"{path_or_name}: no such folder; expected a scene folder, or a built-in scene: {built_in}")
+    if not any((folder / name).exists() for name in (*CAMERA_FILES, *IMAGE_FOLDERS)):
+        raise DataError(_unknown_layout(folder))
+    return load_idr(folder, views)
+
+
+def parse_views(text: str, count: int) -> list[int]:
+    """Views of a scene of `count` views, from text.
+
+    "8" is eight views spread evenly; "0,3,5" are these; "0-10:2" is every second from 0 to 10; "3," is view 3 alone.
+    Ranges and numbers may be mixed.
+
+    Raises:
+        UsageError: not of this form, a view that does not exist, or one named twice.
+    """
+    text = text.strip()
+    if text.isdecimal():
+        wanted = int(text)
+        if not 1 <= wanted <= count:
+            raise UsageError(f"views {text!r}: expected 1 to {count} views ('{text},' means view {text} alone)")
+        return [i * count // wanted for i in range(wanted)]
+    views: list[int] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::([1-9]\d*))?)?", part)
+        if match is None:
+            raise UsageError(f"views {text!r}: cannot read {part!r}; {_FORMS}")
+        first = int(match[1])
+        views.extend(range(first, int(match[2] or first) + 1, int(match[3] or 1)))
+    if not views:
+        raise UsageError(f"views {text!r}: names no view; {_FORMS}")
+    if len(set(views)) != len(views):
+        raise UsageError(f"views {text!r}: a view is named twice")
+    return _checked(views, count)
+
+
+def _checked(views: list[int], count: int) -> list[int]:
+    if wrong := [view for view in views if not 0 <= view < count]:
+        raise UsageError(f"view {wrong[0]} was asked for, but the scene has views 0 to {count - 1}")
+    return views
+
+
+def _unknown_layout(folder: Path) -> str:
+    """What a folder holds, and what nsr could have read."""
+    inside = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if not p.name.startswith("."))
+    held = ", ".join(inside[:8]) + (f" and {len(inside) - 8} more" if len(inside) > 8 else "") or "nothing"
+    scenes = [p.name for p in sorted(folder.iterdir()) if any((p / name).exists() for name in CAMERA_FILES)]
+    hint = f"; did you mean {folder / scenes[0]}?" if scenes else ""
+    return (
+        f"{folder}: not a scene: no {' or '.join(CAMERA_FILES)} and no {' or '.join(IMAGE_FOLDERS)} folder; "
+        f"it holds {held}. "
+        "Layouts understood: IDR (image/, mask/, cameras.npz), NeuS (image/ or images/, mask/ or masks/, "
+        f"cameras_sphere.npz), H3DS heads (IDR with full_head.obj); docs/own_photos.md shows how to make one{hint}"
+    )
