@@ -1,0 +1,73 @@
+"""Atomic files, folder locks, and the thread policy."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from nsr.utils.errors import UsageError
+from nsr.utils.files import atomic_write, file_lock
+from nsr.utils.threads import set_thread_policy
+
+
+def test_a_file_appears_whole_with_ordinary_permissions(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with atomic_write(path, "w") as file:
+        file.write("é\n")
+        assert not path.exists()
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    assert path.read_bytes() == "é\n".encode()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def interrupted() -> None:
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_symbolic_link_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link.txt"
+    link.symlink_to(tmp_path / "real" / "a.txt")
+    with atomic_write(link, "w") as file:
+        file.write("x")
+    assert link.is_symlink()
+    assert (tmp_path / "real" / "a.txt").read_text() == "x"
+
+
+def test_other_modes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="mode"), atomic_write(tmp_path / "a", "a"):
+        pass
+
+
+def test_a_locked_folder_refuses_a_second_writer_until_it_is_free(tmp_path):
+    with file_lock(tmp_path / "run"):
+        with pytest.raises(UsageError, match=f"pid {os.getpid()}"), file_lock(tmp_path / "run"):
+            pass
+        code = f"from nsr.utils.files import file_lock\nwith file_lock({str(tmp_path / 'run')!r}): pass"
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "is being written by another process" in child.stderr
+    with file_lock(tmp_path / "run"):
+        pass
+
+
+def test_thread_policy_keeps_what_the_user_set(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    set_thread_policy()
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("active", "0")
