@@ -82,23 +82,19 @@ def run_render(args: argparse.Namespace) -> None:
 def choose_cameras(run: Run, args: argparse.Namespace) -> tuple[Cameras, list[str]]:
     """The scene-frame cameras that the options ask for, and a file name for each."""
     if args.spline is not None or args.turntable is not None:
-        from nsr.geometry.trajectories import spline_cameras, turntable_cameras
+        from nsr.geometry.poses import spline_cameras, turntable_cameras
 
         path, count = (spline_cameras, args.spline) if args.spline is not None else (turntable_cameras, args.turntable)
         return path(run.cameras, count), [f"{i:04d}" for i in range(count)]
     if args.views is None:
         return run.cameras, [f"view_{view:04d}" for view in run.train_views]
 
-    import torch
-
     from nsr.datasets.detect import parse_views
+    from nsr.training.results import trained_cameras
 
-    scene_cameras = run.load_scene().cameras.to(run.cameras.intrinsics.device)
-    views = parse_views(args.views, len(scene_cameras))
-    poses = scene_cameras.camera_to_world.clone()
-    poses[run.train_views] = run.cameras.camera_to_world.to(poses.dtype)
-    cameras = type(scene_cameras)(scene_cameras.intrinsics, poses, scene_cameras.width, scene_cameras.height)
-    return cameras[torch.as_tensor(views)], [f"view_{view:04d}" for view in views]
+    scene = trained_cameras(run, run.load_scene())
+    views = parse_views(args.views, len(scene))
+    return scene.cameras[views], [f"view_{view:04d}" for view in views]
 
 
 def _frames(run: Run, cameras: Cameras, args: argparse.Namespace) -> Iterator[np.ndarray]:

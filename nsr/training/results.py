@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nsr.evaluation.images import image_metrics, silhouette_iou
 from nsr.geometry.cameras import image_pixels, pixel_rays
 from nsr.geometry.mesh_extraction import extract_mesh
 from nsr.geometry.meshes import largest_component, to_world
@@ -19,6 +18,8 @@ from nsr.types import Cameras, Scene
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
+
+    from nsr.training.run import Run
 
 ColorView = Literal["normal", "mean"]
 FACING_CAMERAS = 4  # over how many cameras the colour view "mean" averages
@@ -79,6 +80,13 @@ def _facing(cameras: Cameras, points: Tensor, normals: Tensor) -> Tensor:
     return rays.gather(0, best[..., None].expand(*best.shape, 3))
 
 
+def trained_cameras(run: Run, scene: Scene) -> Scene:
+    """The run's whole scene with the training views' cameras where training has moved them."""
+    poses = scene.cameras.camera_to_world.clone()
+    poses[run.train_views] = run.cameras.camera_to_world.to(poses)
+    return replace(scene, cameras=replace(scene.cameras, camera_to_world=poses))
+
+
 def scale_cameras(cameras: Cameras, scale: float) -> Cameras:
     """The same cameras with images `scale` times as wide and high, rounded to whole pixels."""
     width, height = max(1, round(cameras.width * scale)), max(1, round(cameras.height * scale))
@@ -110,6 +118,8 @@ def evaluate_rendering(model: IDRModel, scene: Scene, *, per_view: bool = False)
     Returns the means over views of psnr, ssim (and lpips when installed), masked as nsr.evaluation.images states, and
     of iou (silhouettes); with per_view=True also "per_view", the same for each view by name.
     """
+    from nsr.evaluation.images import image_metrics, silhouette_iou
+
     views = {}
     for view, name in enumerate(scene.view_names):
         rgb, _, hit = render_view(model, scene.cameras, view)

@@ -1,0 +1,129 @@
+"""`nsr eval`: how good a run is: its renderings, its cameras, its distance to a known mesh. Writes metrics.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nsr.utils.errors import DataError
+
+if TYPE_CHECKING:
+    from nsr.training.run import Run
+    from nsr.types import Scene
+
+EXAMPLES = """examples:
+  nsr eval runs/bust                                       all that the run's data allow
+  nsr eval runs/bust --eval_rendering --views 0,5,9
+  nsr eval exps/scan65/2026_01_31_12_00_00 --eval_cameras --reference data/DTU/scan65
+  nsr eval runs/cup --gt cup_scan.ply --resolution 512 --out cup.json
+
+Renderings: PSNR, SSIM (LPIPS when installed) inside the photograph's mask, and IoU of silhouettes; by default over the
+held-out views, or the training views when none was held out. Cameras: rotation and translation errors after the best
+similarity. Mesh: 100k area-weighted samples per surface, exact point-to-triangle distances, no alignment, in percent of
+the object radius; over the surface that two training views see, and over all of it (_all).
+Entries of an existing metrics.json that are not measured again are kept."""
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="RUN", type=Path, help="run folder, or a checkpoint file in one")
+    parser.add_argument("--eval_rendering", action="store_true", help="compare renderings with photographs")
+    parser.add_argument("--views", metavar="N|LIST", help="views to render: how many, or which, such as 0,3,5-9")
+    parser.add_argument("--eval_cameras", action="store_true", help="compare the trained cameras with the scene's")
+    parser.add_argument("--reference", metavar="SCENE", help="scene with the true cameras (default: the run's data)")
+    parser.add_argument("--gt", type=Path, metavar="MESH", help="true mesh, in world units")
+    parser.add_argument("--resolution", type=int, default=256, help="marching-cubes cells per axis (default 256)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default RUN/metrics.json)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    parser.set_defaults(run=run_eval)
+    return parser
+
+
+def run_eval(args: argparse.Namespace) -> None:
+    from nsr.apps.options import check_resolution, check_suffix
+
+    check_resolution(args.resolution)
+    if args.out is not None:
+        check_suffix(args.out, (".json",))
+    if args.gt is not None and not args.gt.is_file():
+        raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
+
+    from nsr.evaluation.report import write_metrics
+    from nsr.training.launch import check_device
+    from nsr.training.run import load_run
+
+    run = load_run(args.folder, check_device(args.device))
+    out = args.out or run.folder / "metrics.json"
+    kept = _read_json(out)
+    scene = run.load_scene()
+    # Without a choice: everything for which the run's data have something to compare with.
+    everything = not (args.eval_rendering or args.eval_cameras or args.gt)
+    measured: dict = {}
+    if args.eval_rendering or args.views or everything:
+        measured |= rendering_metrics(run, scene, args.views)
+    if args.eval_cameras or args.reference:
+        measured |= camera_metrics(run, scene, args.reference)
+    mesh_file = args.gt or (scene.ground_truth if everything else None)
+    if mesh_file is not None:
+        measured |= mesh_metrics(run, scene, Path(mesh_file), args.resolution)
+    write_metrics(out, {**kept, **measured})
+    for name, value in measured.items():
+        if not isinstance(value, dict):
+            print(f"{name:<24} {value:.5g}" if isinstance(value, float) else f"{name:<24} {value}")
+    print(out)
+
+
+def rendering_metrics(run: Run, scene: Scene, views: str | None) -> dict:
+    """PSNR, SSIM and IoU over the views asked for, else the held-out ones, else the training ones."""
+    from nsr.datasets.detect import parse_views
+    from nsr.training.results import evaluate_rendering, trained_cameras
+
+    chosen = parse_views(views, len(scene)) if views else run.holdout_views or run.train_views
+    unseen = not set(chosen) & set(run.train_views)
+    scores = evaluate_rendering(run.model, trained_cameras(run, scene).select(chosen), per_view=True)
+    return {**scores, "psnr_views": "held out" if unseen else "training" if not views else f"views {views}"}
+
+
+def camera_metrics(run: Run, scene: Scene, reference: str | None) -> dict:
+    """Errors of the trained cameras against those of the reference scene, both in the world frame."""
+    from nsr.datasets.detect import load_scene
+    from nsr.evaluation.poses import evaluate_cameras
+    from nsr.geometry.poses import transform_cameras
+
+    true_scene = load_scene(reference) if reference else scene
+    if len(true_scene) != len(scene):
+        raise DataError(
+            f"--reference {reference}: expected the {len(scene)} views of {run.data_dir}, found {len(true_scene)}"
+        )
+    estimated = transform_cameras(run.cameras.to("cpu"), run.world_from_scene)
+    true = transform_cameras(true_scene.cameras[run.train_views], true_scene.world_from_scene)
+    return evaluate_cameras(estimated, true)
+
+
+def mesh_metrics(run: Run, scene: Scene, mesh_file: Path, resolution: int) -> dict:
+    """Distances between the run's mesh and the true one, seen by the training cameras."""
+    from nsr.evaluation.chamfer import evaluate_mesh
+    from nsr.geometry.meshes import load_mesh
+    from nsr.geometry.poses import transform_cameras
+    from nsr.training.results import run_mesh
+
+    true = load_mesh(mesh_file)
+    mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution, color=False)
+    seen_by = transform_cameras(scene.cameras[run.train_views], scene.world_from_scene)
+    return evaluate_mesh(mesh, true, seen_by, seed=0)
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); remove it or choose another --out") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a JSON object, got a {type(content).__name__}; choose another --out")
+    return content
