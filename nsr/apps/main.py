@@ -15,9 +15,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from nsr import __version__
-from nsr.utils.errors import NsrError, RetriableError
+from nsr.utils.errors import NsrError, RetriableError, UsageError
 from nsr.utils.threads import set_thread_policy
 
 COMMANDS = {
@@ -55,12 +56,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     if argv and argv[0] in COMMANDS:
         module = importlib.import_module(COMMANDS[argv[0]][0])
-        args = module.build_parser(f"nsr {argv[0]}").parse_args(argv[1:])
+        parser = module.build_parser(f"nsr {argv[0]}")
+        args = _parse(parser, argv[1:])
+        if not hasattr(args, "run"):
+            parser.error("expected a sub-command")
         return args.run(args) or 0
     parser = _top_parser()
-    parser.parse_args(argv)  # --help, --version, or an unknown command: all of them exit
+    _parse(parser, argv)  # --help, --version, or an unknown command: none of them returns
     parser.print_help()
     return 0
+
+
+def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Options and `key=value` overrides may stand in any order; a mistake is one line instead of a page of usage."""
+    _raise_usage_errors(parser)
+    try:
+        return parser.parse_intermixed_args(argv)
+    except TypeError:  # argparse's way to say that a parser with sub-commands cannot do that
+        return parser.parse_args(argv)
+
+
+def _raise_usage_errors(parser: argparse.ArgumentParser) -> None:
+    def error(message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {parser.prog} --help)")
+
+    parser.error = error
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                _raise_usage_errors(child)
 
 
 def _top_parser() -> argparse.ArgumentParser:
