@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from nsr.utils.threads import set_thread_policy
 
 set_thread_policy()  # before anything imports torch
+sys.path.insert(0, str(Path(__file__).parent))  # for tests/support, whatever pytest's import mode
 
 # Shapes in signatures are claims; in the tests they are checked at every call. NSR_TYPECHECK=0 turns that off.
 CHECKED = ["nsr.ops", "nsr.geometry", "nsr.encoders", "nsr.models"]

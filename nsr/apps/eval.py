@@ -52,7 +52,6 @@ def run_eval(args: argparse.Namespace) -> None:
     if args.gt is not None and not args.gt.is_file():
         raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
 
-    from nsr.evaluation.report import write_metrics
     from nsr.training.launch import check_device
     from nsr.training.run import load_run
 
@@ -70,6 +69,9 @@ def run_eval(args: argparse.Namespace) -> None:
     mesh_file = args.gt or (scene.ground_truth if everything else None)
     if mesh_file is not None:
         measured |= mesh_metrics(run, scene, Path(mesh_file), args.resolution)
+
+    from nsr.evaluation.report import write_metrics
+
     write_metrics(out, {**kept, **measured})
     for name, value in measured.items():
         if not isinstance(value, dict):

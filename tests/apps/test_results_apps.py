@@ -1,0 +1,138 @@
+"""nsr mesh, render and eval over a run whose model is known in closed form."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+from support.painted_ball import RADIUS, WORLD_FROM_SCENE, PaintedBall, photographs, ring_of_cameras
+
+from nsr.apps.main import main
+
+VIEWS, TRAINED, HELD_OUT = 6, [0, 1, 2, 4, 5], [3]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """What load_run returns for the folder `run`, with a ball as the trained model."""
+    scene = photographs(ring_of_cameras(VIEWS), PaintedBall())
+    opened = SimpleNamespace(
+        model=PaintedBall(),
+        folder=tmp_path / "run",
+        world_from_scene=WORLD_FROM_SCENE,
+        data_dir="ball",
+        cameras=scene.cameras[TRAINED],
+        train_views=TRAINED,
+        holdout_views=HELD_OUT,
+        load_scene=lambda: scene,
+    )
+    opened.folder.mkdir()
+    monkeypatch.setattr("nsr.training.run.load_run", lambda path, device="cpu": opened)
+    return opened
+
+
+def ball_mesh(radius: float = RADIUS) -> trimesh.Trimesh:
+    return trimesh.creation.icosphere(subdivisions=5, radius=radius).apply_transform(WORLD_FROM_SCENE)
+
+
+@pytest.mark.parametrize("suffix", ["ply", "obj", "glb"])
+def test_mesh_writes_every_format_in_world_units(run, tmp_path, suffix, capsys):
+    out = tmp_path / f"ball.{suffix}"
+    assert main(["mesh", str(run.folder), "--resolution", "32", "--out", str(out)]) == 0
+    mesh = trimesh.load(out, force="mesh", process=False)
+    assert np.allclose(mesh.bounds.mean(axis=0), WORLD_FROM_SCENE[:3, 3], atol=0.2)
+    assert np.allclose(np.ptp(mesh.bounds, axis=0), 100 * RADIUS, rtol=0.01)
+    assert capsys.readouterr().out.startswith(f"{out}: ")
+
+
+def test_mesh_has_a_default_place(run):
+    assert main(["mesh", str(run.folder), "--resolution", "16", "--color-view", "mean"]) == 0
+    assert (run.folder / "mesh.ply").is_file()
+
+
+def test_render_training_views_as_pictures(run):
+    assert main(["render", str(run.folder), "--what", "rgb", "normal"]) == 0
+    files = sorted(path.name for path in (run.folder / "renders").iterdir())
+    assert files == [f"view_{view:04d}.png" for view in TRAINED]
+    picture = np.array(Image.open(run.folder / "renders" / "view_0002.png"))
+    assert picture.shape == (30, 80, 3)
+    photograph = run.load_scene().images[2].numpy()
+    assert np.abs(picture[:, :40].astype(int) - photograph).max() <= 1
+
+
+def test_render_chosen_views_at_half_size(run, tmp_path):
+    out = tmp_path / "pictures"
+    assert main(["render", str(run.folder), "--views", "0,3", "--scale", "0.5", "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["view_0000.png", "view_0003.png"]
+    assert Image.open(out / "view_0003.png").size == (20, 15)
+
+
+@pytest.mark.parametrize("path", ["--spline", "--turntable"])
+def test_render_animations(run, tmp_path, path):
+    gif, mp4 = tmp_path / "a.gif", tmp_path / "a.mp4"
+    assert main(["render", str(run.folder), path, "4", "--out", str(gif)]) == 0
+    with Image.open(gif) as animation:
+        assert (animation.n_frames, animation.size) == (4, (40, 30))
+        middle = np.array(animation.convert("RGB"))[13:17, 16:20].astype(int)
+    assert middle.min() < 250  # the ball is in the middle, and it is not white
+    pytest.importorskip("imageio_ffmpeg")
+    assert main(["render", str(run.folder), path, "3", "--out", str(mp4)]) == 0
+    import imageio
+
+    assert len(imageio.mimread(mp4)) == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "a.mp4", "run"]
+
+
+def test_eval_measures_what_is_asked_and_keeps_the_rest(run, tmp_path, capsys):
+    out = run.folder / "metrics.json"
+    out.write_text(json.dumps({"train_seconds": 12.5, "psnr": 1.0}))
+    ball_mesh().export(tmp_path / "gt.ply")
+    command = ["eval", str(run.folder), "--eval_rendering", "--eval_cameras", "--gt", str(tmp_path / "gt.ply")]
+    assert main([*command, "--resolution", "64"]) == 0
+    metrics = json.loads(out.read_text())
+    assert metrics["train_seconds"] == 12.5
+    assert metrics["psnr"] > 50
+    assert metrics["psnr_views"] == "held out"
+    assert list(metrics["per_view"]) == ["003"]
+    assert metrics["chamfer_percent"] < 0.2
+    assert "chamfer_percent_all" in metrics
+    assert "psnr" in capsys.readouterr().out
+
+
+def test_eval_measures_a_known_error_of_the_surface(run, tmp_path):
+    ball_mesh(radius=RADIUS / 1.05).export(tmp_path / "gt.ply")
+    out = tmp_path / "m.json"
+    command = ["eval", str(run.folder), "--gt", str(tmp_path / "gt.ply"), "--out", str(out)]
+    assert main([*command, "--resolution", "64"]) == 0
+    metrics = json.loads(out.read_text())
+    assert metrics["chamfer_percent_all"] == pytest.approx(5.0, abs=0.15)
+    assert "psnr" not in metrics
+
+
+def test_eval_cameras_notices_moved_cameras(run, tmp_path):
+    out = tmp_path / "m.json"
+    poses = run.cameras.camera_to_world
+    poses[2, :3, 3] += poses.new_tensor([0.0, 0.0, 0.2])
+    assert main(["eval", str(run.folder), "--eval_cameras", "--out", str(out)]) == 0
+    metrics = json.loads(out.read_text())
+    assert any("rotation" in name for name in metrics)
+    assert any("translation" in name and value > 1.0 for name, value in metrics.items())  # 0.2 scene units are 10 mm
+
+
+def test_eval_without_a_choice_renders_and_skips_what_it_cannot_know(run):
+    assert main(["eval", str(run.folder)]) == 0
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert "psnr" in metrics
+    assert "chamfer_percent" not in metrics
+
+
+def test_eval_refuses_to_overwrite_what_is_not_metrics(run, tmp_path, capsys):
+    out = tmp_path / "notes.json"
+    out.write_text("my notes")
+    assert main(["eval", str(run.folder), "--out", str(out)]) == 3
+    assert "not JSON" in capsys.readouterr().err
+    assert out.read_text() == "my notes"

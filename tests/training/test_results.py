@@ -1,0 +1,102 @@
+"""Meshes, pictures and scores of a model whose surface and colours are known in closed form."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from support.painted_ball import RADIUS, WORLD_FROM_SCENE, PaintedBall, paint, photographs, ring_of_cameras
+
+from nsr.training.results import (
+    evaluate_rendering,
+    render_view,
+    run_mesh,
+    scale_cameras,
+    trained_cameras,
+    vertex_colors,
+)
+
+
+def to_scene(points: np.ndarray) -> np.ndarray:
+    inverse = np.linalg.inv(WORLD_FROM_SCENE)
+    return points @ inverse[:3, :3].T + inverse[:3, 3]
+
+
+def test_the_mesh_is_the_ball_in_world_units_and_in_its_paint():
+    mesh = run_mesh(PaintedBall(), WORLD_FROM_SCENE, resolution=48)
+    points = to_scene(mesh.vertices)
+    assert np.allclose(np.linalg.norm(points, axis=1), RADIUS, atol=1e-3)
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * (50 * RADIUS) ** 3, rel=0.01)  # outward, and not mirrored
+    expected = 255 * paint(torch.from_numpy(points)).numpy()
+    assert np.abs(mesh.visual.vertex_colors[:, :3] - expected).max() <= 1
+
+
+def test_floaters_go_unless_asked_for_and_colours_can_be_left_out():
+    model = PaintedBall(floater=True)
+    alone = run_mesh(model, WORLD_FROM_SCENE, resolution=48, color=False)
+    both = run_mesh(model, WORLD_FROM_SCENE, resolution=48, all_components=True, color=False)
+    assert (alone.body_count, both.body_count) == (1, 2)
+    assert alone.visual.kind != "vertex"
+
+
+def test_colour_views():
+    model, cameras = PaintedBall(tint=0.1), ring_of_cameras(12)
+    mesh = run_mesh(PaintedBall(), np.eye(4), resolution=32, color=False)
+    points, normals = (torch.tensor(np.array(a), dtype=torch.float32) for a in (mesh.vertices, mesh.vertex_normals))
+    along = vertex_colors(model, mesh, "normal")
+    assert torch.allclose(along, paint(points) - 0.1 * normals, atol=1e-5)
+    # A vertex on the equator, straight in front of the first camera: the four best cameras lie around it.
+    mean = vertex_colors(model, mesh, "mean", cameras)
+    front = points[:, 0].argmax()
+    rays = torch.nn.functional.normalize(points[front] - cameras.centers, dim=-1)
+    best = (rays @ normals[front]).argsort()[:4]
+    assert torch.allclose(mean[front], paint(points[front]) + 0.1 * rays[best].mean(0), atol=1e-5)
+    with pytest.raises(ValueError, match="needs cameras"):
+        vertex_colors(model, mesh, "mean")
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_pictures_of_any_size_look_through_the_same_camera(scale):
+    cameras = ring_of_cameras()
+    rgb, normal, hit = render_view(PaintedBall(), cameras, 1, scale)
+    assert rgb.shape == normal.shape == (round(30 * scale), round(40 * scale), 3)
+    # The centroid of the silhouette, mapped back to the full picture, does not move with the scale.
+    rows, columns = hit.nonzero().float().mean(0)
+    full = render_view(PaintedBall(), cameras, 1)[2].nonzero().float().mean(0)
+    assert torch.allclose(torch.stack([rows + 0.5, columns + 0.5]) / scale, full + 0.5, atol=0.3)
+    assert torch.allclose(normal[hit].norm(dim=-1), torch.ones(int(hit.sum())), atol=1e-5)
+    assert (rgb[~hit] == 1).all()
+    assert (normal[~hit] == 0).all()
+
+
+def test_scaled_cameras_keep_the_corners_of_the_image():
+    cameras = ring_of_cameras(width=41, height=31)
+    scaled = scale_cameras(cameras, 0.37)
+    corner = torch.linalg.solve(cameras.intrinsics[0], torch.tensor([40.5, 30.5, 1.0]))
+    seen = scaled.intrinsics[0] @ corner
+    assert torch.allclose(seen[:2], torch.tensor([scaled.width - 0.5, scaled.height - 0.5]), atol=1e-4)
+    assert (scaled.width, scaled.height) == (15, 11)
+
+
+def test_scores_of_a_perfect_and_of_a_tinted_model():
+    scene = photographs(ring_of_cameras(width=64, height=48), PaintedBall())
+    scores = evaluate_rendering(PaintedBall(), scene, per_view=True)
+    assert scores["iou"] == 1.0
+    assert scores["psnr"] > 50  # all that is left is the rounding to bytes
+    assert scores["ssim"] > 0.99
+    assert set(scores["per_view"]) == set(scene.view_names)
+    tinted = evaluate_rendering(PaintedBall(tint=0.1), scene)
+    # Along a unit direction d the colour is off by 0.1 d: a mean square of 0.01 / 3.
+    assert tinted["psnr"] == pytest.approx(-10 * np.log10(0.01 / 3), abs=0.05)
+    assert "per_view" not in tinted
+
+
+def test_training_views_take_the_cameras_that_training_left():
+    scene = photographs(ring_of_cameras(), PaintedBall())
+    moved = scene.cameras[[1, 3]]
+    moved.camera_to_world[:, 0, 3] += 0.5
+    mixed = trained_cameras(SimpleNamespace(train_views=[1, 3], cameras=moved), scene).cameras.camera_to_world
+    assert torch.equal(mixed[[1, 3]], moved.camera_to_world)
+    assert torch.equal(mixed[[0, 2, 4]], scene.cameras.camera_to_world[[0, 2, 4]])
