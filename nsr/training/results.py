@@ -123,10 +123,8 @@ def evaluate_rendering(model: IDRModel, scene: Scene, *, per_view: bool = False)
     views = {}
     for view, name in enumerate(scene.view_names):
         rgb, _, hit = render_view(model, scene.cameras, view)
-        photograph = scene.images[view].cpu().numpy().astype(np.float32) / 255
-        mask = scene.masks[view].cpu().numpy() >= 128
-        scores = image_metrics(rgb.cpu().numpy(), photograph, mask)
-        views[name] = {**scores, "iou": silhouette_iou(hit.cpu().numpy(), mask)}
+        scores = image_metrics(rgb, scene.images[view], scene.masks[view])
+        views[name] = {**scores, "iou": silhouette_iou(hit, scene.masks[view])}
     names = next(iter(views.values()), {})
     means = {name: float(np.mean([scores[name] for scores in views.values()])) for name in names}
     return {**means, "per_view": views} if per_view else means
