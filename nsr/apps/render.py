@@ -117,7 +117,7 @@ def write_png(path: Path, picture: np.ndarray) -> None:
 
     from nsr.utils.files import atomic_write
 
-    with atomic_write(path) as file:
+    with atomic_write(path, "wb") as file:
         Image.fromarray(picture).save(file, format="png")
 
 
@@ -125,7 +125,7 @@ def write_animation(path: Path, frames: list[np.ndarray], fps: float) -> None:
     """An endless GIF or an H.264 MP4, by the ending of the file name."""
     from nsr.utils.files import atomic_write
 
-    with atomic_write(path) as file:
+    with atomic_write(path, "wb") as file:
         if path.suffix.lower() == ".gif":
             from PIL import Image
 

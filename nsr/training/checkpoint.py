@@ -51,7 +51,7 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], meta: Mappi
     header = {"version": FORMAT_VERSION, "crc32": _checksum(stored, meta_text), "meta": meta_text}
     data = save(stored, {_METADATA_KEY: json.dumps(header)})
     try:
-        with atomic_write(path) as file:
+        with atomic_write(path, "wb") as file:
             file.write(data)
     except OSError as error:
         raise CheckpointError(

@@ -14,10 +14,10 @@ from nsr.utils.errors import UsageError
 
 
 @contextmanager
-def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
-    """Open a file that appears under its name complete or not at all: `with atomic_write(path) as file: ...`.
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """Open a file that appears under its name complete or not at all: `with atomic_write(path, "wb") as file: ...`.
 
-    mode: "wb", or "w" for UTF-8 text. The data goes to a temporary file in the same folder, is flushed to the disk and
+    mode: "w" for UTF-8 text, or "wb". The data goes to a temporary file in the same folder, is flushed to the disk and
     renamed over `path`; when the block raises, the temporary file is removed and an earlier `path` stays as it was.
     Missing folders are created.
     """

@@ -30,7 +30,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     path.write_bytes(b"old")
 
     def interrupted() -> None:
-        with atomic_write(path) as file:
+        with atomic_write(path, "wb") as file:
             file.write(b"half")
             raise KeyboardInterrupt
 
