@@ -7,6 +7,7 @@
 
 #include "adam.h"
 #include "hash_grid.h"
+#include "sphere_trace.h"
 
 namespace nsr::cpu {
 
@@ -28,6 +29,35 @@ void hash_grid_scatter(const HashGrid& grid, int64_t n, int64_t entries, const T
 template <typename T>
 void adam_touched(const AdamRates<T>& rates, int64_t n, T* value, T* gradient, T* mean, T* square, bool zero_gradient);
 
+// The wavefront tracer: see kernels/sphere_trace.h for the rows of `state`, `flags` and `brackets`, and for `item`.
+// seek_minimum may be null (false for all rays).
+template <typename T>
+void sphere_trace_start(int64_t rays, const T* origins, const T* directions, double radius, const bool* seek_minimum,
+                        TraceState<T>* state, TraceFlags* flags);
+
+// Takes values [items]; writes which items go on.
+template <typename T>
+void sphere_trace_march(const TraceOptions& options, int64_t items, const int64_t* item, const T* values,
+                        TraceState<T>* state, TraceFlags* flags, bool* alive);
+
+// points [items, 3] where the items ask for a value.
+template <typename T>
+void sphere_trace_points(int64_t items, const int64_t* item, const T* origins, const T* directions,
+                         const TraceState<T>* state, T* points);
+
+// Takes values [items] of the brackets `row`, and writes which go on; values null: aims only.
+template <typename T>
+void sphere_trace_secant(int64_t items, const int64_t* row, const T* values, TraceBracket<T>* brackets, bool* alive);
+
+template <typename T>
+void sphere_trace_secant_points(int64_t items, const int64_t* row, const T* origins, const T* directions,
+                                const TraceBracket<T>* brackets, T* points);
+
+// values [rays, samples] -> crossing [rays], minimum [rays]: see scan_samples.
+template <typename T>
+void sphere_trace_scan(int64_t rays, int64_t samples, const T* values, const T* orientation, int64_t* crossing,
+                       int64_t* minimum);
+
 }  // namespace nsr::cpu
 
 namespace nsr::cuda {
@@ -46,5 +76,31 @@ void hash_grid_scatter(void* stream, const HashGrid& grid, int64_t n, int64_t en
 template <typename T>
 void adam_touched(void* stream, const AdamRates<T>& rates, int64_t n, T* value, T* gradient, T* mean, T* square,
                   bool zero_gradient);
+
+template <typename T>
+void sphere_trace_start(void* stream, int64_t rays, const T* origins, const T* directions, double radius,
+                        const bool* seek_minimum,
+                        TraceState<T>* state, TraceFlags* flags);
+
+template <typename T>
+void sphere_trace_march(void* stream, const TraceOptions& options, int64_t items, const int64_t* item, const T* values,
+                        TraceState<T>* state, TraceFlags* flags, bool* alive);
+
+template <typename T>
+void sphere_trace_points(void* stream, int64_t items, const int64_t* item, const T* origins, const T* directions,
+                         const TraceState<T>* state, T* points);
+
+template <typename T>
+void sphere_trace_secant(void* stream, int64_t items, const int64_t* row, const T* values, TraceBracket<T>* brackets,
+                         bool* alive);
+
+template <typename T>
+void sphere_trace_secant_points(void* stream, int64_t items, const int64_t* row, const T* origins, const T* directions,
+                                const TraceBracket<T>* brackets, T* points);
+
+template <typename T>
+void sphere_trace_scan(void* stream, int64_t rays, int64_t samples, const T* values, const T* orientation,
+                       int64_t* crossing,
+                       int64_t* minimum);
 
 }  // namespace nsr::cuda

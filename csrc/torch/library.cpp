@@ -41,6 +41,14 @@ TORCH_LIBRARY(nsr, m) {
   m.def("adam_touched_(Tensor(a!) value, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, int step, float lr, "
         "float beta1, float beta2, float eps, bool zero_grad) -> ()");
 
+  m.def("sphere_trace_start(Tensor origins, Tensor directions, float radius, Tensor? seek_minimum) -> (Tensor, Tensor)");
+  m.def("sphere_trace_march_(Tensor(a!) state, Tensor(b!) flags, Tensor items, Tensor? values, Tensor origins, "
+        "Tensor directions, int max_iterations, int line_search_steps, float threshold, float relaxation, "
+        "float min_step) -> (Tensor, Tensor)");
+  m.def("sphere_trace_secant_(Tensor(a!) brackets, Tensor rows, Tensor? values, Tensor origins, Tensor directions) -> "
+        "(Tensor, Tensor)");
+  m.def("sphere_trace_scan(Tensor values, Tensor orientation) -> (Tensor, Tensor)");
+
   m.def("hash_grid(" NSR_GRID ") -> Tensor");
   m.def("hash_grid_bwd(Tensor grad_h, " NSR_GRID ", bool need_x, bool need_table) -> (Tensor, Tensor)");
   m.def("hash_grid_bwd_bwd(Tensor? grad_grad_x, Tensor? grad_grad_table, Tensor grad_h, " NSR_GRID

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Compiles every csrc/cuda/*.cu for sm_80 and sm_90 with warnings as errors: no GPU and no CUDA build of torch needed.
+# With --adapters also checks csrc/torch/*.cpp as the CUDA build compiles them (syntax only; half a minute).
+# Ends with 0 when all compile or nvcc is absent, and with 1 otherwise.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+nvcc=${NVCC:-$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")}
+if [[ ! -x "$nvcc" ]]; then
+  echo "check_cuda_compile: skipped, no nvcc (set CUDA_HOME or NVCC to check the CUDA sources)"
+  exit 0
+fi
+
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+failed=0
+
+report() {  # report NAME COMMAND...: runs it, one line on success, its output on failure
+  local name=$1 log="$out/log" start=$SECONDS
+  shift
+  if "$@" >"$log" 2>&1; then
+    echo "check_cuda_compile: ok      $name ($((SECONDS - start)) s)"
+  else
+    echo "check_cuda_compile: FAILED  $name"
+    cat "$log"
+    failed=1
+  fi
+}
+
+for source in csrc/cuda/*.cu; do
+  report "$source sm_80 sm_90" "$nvcc" -std=c++20 -O3 -Werror all-warnings -Xcompiler -Wall,-Wextra --threads 2 \
+    -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=sm_90 -c "$source" -o "$out/object.o"
+done
+
+if [[ "${1:-}" == --adapters ]]; then
+  python=${PYTHON:-.venv/bin/python}
+  cuda_include=${CUDA_HOME:-/usr/local/cuda}/include
+  mkdir -p "$out/c10/cuda/impl"
+  : >"$out/c10/cuda/impl/cuda_cmake_macros.h" # a generated header that CPU builds of torch leave out
+  includes=(-isystem "$out" -isystem "$cuda_include")
+  for path in $("$python" -c 'import torch.utils.cpp_extension as e; print(*e.include_paths())'); do
+    includes+=(-isystem "$path")
+  done
+  for source in csrc/torch/*.cpp; do
+    report "$source with CUDA" "${CXX:-g++}" -std=c++20 -fsyntax-only -Wall -Werror -DNSR_WITH_CUDA \
+      '-DNSR_CUDA_VERSION="check"' "${includes[@]}" "$source"
+  done
+fi
+
+exit $failed
