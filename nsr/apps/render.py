@@ -105,7 +105,9 @@ def _frames(run: Run, cameras: Cameras, args: argparse.Namespace) -> Iterator[np
 
     from nsr.training.results import render_view
 
-    for view in track(range(len(cameras)), "rendering", console=Console(stderr=True), transient=True):
+    console = Console(stderr=True)
+    silent = not console.is_terminal
+    for view in track(range(len(cameras)), "rendering", console=console, transient=True, disable=silent):
         rgb, normal, _ = render_view(run.model, cameras, view, args.scale)
         panels = {"rgb": rgb, "normal": 0.5 + 0.5 * normal}
         picture = torch.cat([panels[what] for what in args.what], dim=1)
