@@ -5,6 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nsr.utils.errors import UsageError
+
+FILES = {
+    "mesh.ply": "mesh",
+    "mesh.glb": "mesh",
+    "preview.png": "pictures",
+    "turntable.png": "pictures",
+    "report.html": "report",
+    "metrics.json": "metrics",
+}
 EXAMPLES = """examples:
   nsr reconstruct bust --budget 60                         the built-in scene, scored against its exact geometry
   nsr reconstruct photos/cup --out results/cup             a scene folder (IDR, NeuS or H3DS layout)
@@ -12,8 +22,8 @@ EXAMPLES = """examples:
   nsr reconstruct photos/cup --views 0,4,8-12 --gt cup.ply few views, scored against a mesh in world units
   nsr reconstruct bust --encoder vanilla                   the same recipe with another encoder
 
-DIR receives mesh.ply and mesh.glb (world units), preview.png, report.html, metrics.json, and the run itself (runconf.conf, metrics.csv,
-checkpoints/), which nsr mesh, render, eval and train --is_continue read."""
+DIR receives mesh.ply and mesh.glb (world units), preview.png, turntable.png, report.html, metrics.json, and the run itself
+(runconf.conf, metrics.csv, checkpoints/), which nsr mesh, render, eval and train --is_continue read."""
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
@@ -39,6 +49,26 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def run_reconstruct(args: argparse.Namespace) -> int:
-    from nsr.training.reconstruct import reconstruct
+    from nsr.training.launch import RunRequest
+    from nsr.training.pipeline import reconstruct
 
-    raise SystemExit
+    if args.encoder and args.conf:
+        raise UsageError("--encoder and --conf exclude each other: --encoder NAME stands for --conf encoders/NAME/instant")
+    request = RunRequest(
+        data=args.data,
+        conf=args.conf or (f"encoders/{args.encoder}/instant" if args.encoder else "instant"),
+        overrides=tuple(args.overrides),
+        views=args.views,
+        holdout=args.holdout,
+        budget=args.budget,
+        train_cameras=args.train_cameras,
+        seed=args.seed,
+        device=args.device,
+    )
+    out = args.out or Path("runs") / Path(args.data).name
+    metrics = reconstruct(request, out, ground_truth=args.gt, resolution=args.resolution, check=not args.no_check, say=print)
+    for name, value in metrics.items():
+        print(f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}")
+    for name, what in FILES.items():
+        print(f"{what:10} {out / name}")
+    return 0

@@ -60,9 +60,7 @@ class HashGridEncoder(Encoder):
         self.start_levels = config.start_levels or config.levels
         self.active_levels = config.levels
         self.output_dim = 3 + self.spec.output_dim
-        table = torch.rand(
-            self.spec.table_entries, config.features, generator=torch.Generator().manual_seed(config.seed)
-        )
+        table = torch.rand(self.spec.table_entries, config.features, generator=torch.Generator().manual_seed(config.seed))
         self.table = nn.Parameter((2.0 * table - 1.0) * config.init_scale)
 
     def set_progress(self, fraction: float) -> None:

@@ -25,7 +25,7 @@ class PositionalConfig:
 
 
 class PositionalEncoder(Encoder):
-    """x [N, 3] -> [N, 3 + 6 frequencies]: x, then sin and cos of 2^k x for k = 0 .. frequencies - 1 (no factor pi, as in IDR)."""
+    """x [N, 3] -> [N, 3 + 6 frequencies]: x, then sin and cos of 2^k x for k < frequencies (no factor pi, as in IDR)."""
 
     def __init__(self, frequencies: int) -> None:
         super().__init__()

@@ -68,9 +68,7 @@ def _band_2(d: Tensor) -> tuple[Tensor, Tensor]:
     x, y, z = d.unbind(-1)
     zero = torch.zeros_like(x)
     a, b, c = 1.0925484305920792, 0.31539156525252005, 0.5462742152960396
-    value = torch.stack(
-        [a * x * y, a * y * z, b * (2 * z * z - x * x - y * y), a * x * z, c * (x * x - y * y)], dim=-1
-    )
+    value = torch.stack([a * x * y, a * y * z, b * (2 * z * z - x * x - y * y), a * x * z, c * (x * x - y * y)], dim=-1)
     jacobian = _rows(
         (a * y, a * x, zero),
         (zero, a * z, a * y),

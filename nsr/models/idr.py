@@ -20,9 +20,12 @@ from nsr.types import Rays, RenderOutput, SurfaceHits
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """reevaluate: shade with normal and feature evaluated anew at the differentiable intersection, as IDR does (they then depend
-    on the network through the point too); without, one evaluation per point serves all terms. min_cosine: see
-    differentiable_intersection."""
+    """The two networks and the tracer between them.
+
+    reevaluate: shade with normal and feature evaluated anew at the differentiable intersection, as IDR does (they then
+    depend on the network through the point too); without, one evaluation per point serves all terms.
+    min_cosine: see differentiable_intersection.
+    """
 
     implicit_network: ImplicitNetworkConfig = field(default_factory=ImplicitNetworkConfig)
     rendering_network: RenderingNetworkConfig = field(default_factory=RenderingNetworkConfig)
@@ -132,9 +135,7 @@ class IDRModel(nn.Module):
         index = surface.nonzero()[:, 0]
         sdf, gradient = field_.sdf[:n], field_.gradient[:n]
         directions = rays.directions[index]
-        crossing = differentiable_intersection(
-            points[index], directions, sdf[index], gradient[index], self.config.min_cosine
-        )
+        crossing = differentiable_intersection(points[index], directions, sdf[index], gradient[index], self.config.min_cosine)
         shaded = (
             self.implicit_network(crossing)
             if self.config.reevaluate

@@ -134,9 +134,7 @@ class ImplicitNetwork(nn.Module):
             if i < self.depth - 1:
                 grad = (grad * slopes[i]) @ self.layer(i).weight
             if i in self.config.skip_in:
-                grad, skipped = (grad / math.sqrt(2.0)).split(
-                    [grad.shape[1] - encoded.shape[1], encoded.shape[1]], dim=1
-                )
+                grad, skipped = (grad / math.sqrt(2.0)).split([grad.shape[1] - encoded.shape[1], encoded.shape[1]], dim=1)
                 grad_encoded = skipped if grad_encoded is None else grad_encoded + skipped
         grad_encoded = grad if grad_encoded is None else grad_encoded + grad
         return ImplicitOutput(value[:, 0], value[:, 1:], encoder_vjp(grad_encoded))

@@ -13,8 +13,9 @@ def differentiable_intersection(
     gradient: Float[Tensor, "N 3"],
     min_cosine: float,
 ) -> Float[Tensor, "N 3"]:
-    """x(theta, tau) = c + t0 v - v / (grad f(x0) . v0) * (f(c + t0 v; theta) - f(x0; theta0)): equal to x0 in value, and in first
-    derivative to the point where the ray meets the moving surface.
+    """x(theta, tau) = c + t0 v - v / (grad f(x0) . v0) * (f(c + t0 v; theta) - f(x0; theta0)).
+
+    Equal to x0 in value, and in first derivative to the point where the ray meets the moving surface.
 
     points: c + t0 v, carrying the cameras' gradient where cameras are trained.
     directions: v, unit; sdf: f at `points`, with gradient; gradient: d f / d x there, used as the constant of the formula.

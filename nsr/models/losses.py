@@ -28,13 +28,11 @@ class LossConfig:
 
 
 def rgb_loss(rgb: Float[Tensor, "S 3"], target: Float[Tensor, "S 3"], rays: int) -> Tensor:
-    """L1 colour, eq. 6, in IDR's scale: colours in [-1, 1], summed over channels and surface rays, over all rays of the step."""
+    """L1 colour, eq. 6, in IDR's scale: colours in [-1, 1], summed over channels and surface rays, per ray of the step."""
     return 2.0 * (rgb - target).abs().sum() / rays
 
 
-def mask_loss(
-    sdf: Float[Tensor, " N"], surface: Bool[Tensor, " N"], mask: Float[Tensor, " N"], alpha: float
-) -> Tensor:
+def mask_loss(sdf: Float[Tensor, " N"], surface: Bool[Tensor, " N"], mask: Float[Tensor, " N"], alpha: float) -> Tensor:
     """Cross-entropy of sigmoid(-alpha f) with the mask at the rays that are not both hit and inside the mask, eq. 7.
 
     sdf: at each ray's point of smallest SDF, [N]; mask: in [0, 1].
@@ -57,7 +55,13 @@ def smoothness_loss(gradient: Float[Tensor, "P 3"], neighbour: Float[Tensor, "P 
 
 
 def idr_losses(
-    output: TrainingOutput, rgb: Float[Tensor, "N 3"], mask: Float[Tensor, " N"], config: LossConfig, *, alpha: float, progress: float
+    output: TrainingOutput,
+    rgb: Float[Tensor, "N 3"],
+    mask: Float[Tensor, " N"],
+    config: LossConfig,
+    *,
+    alpha: float,
+    progress: float,
 ) -> dict[str, Tensor]:
     """All terms, unweighted, under their names, and their weighted sum as `loss`.
 

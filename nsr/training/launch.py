@@ -59,7 +59,9 @@ def check_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); `nsr doctor` lists devices") from error
+        raise UsageError(
+            f"--device {name}: not usable here ({str(error).splitlines()[0]}); `nsr doctor` lists devices"
+        ) from error
     return device
 
 
@@ -99,13 +101,13 @@ def load_weights(trainer: Trainer, file: Path) -> None:
         trainer.model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{file}: the weights do not fit the model of this configuration: {error}; use the configuration they were trained with"
+            f"{file}: the weights do not fit the model of this configuration: {error}; use the one they were trained with"
         ) from error
     trainer.started = True  # trained weights replace the initial surface
 
 
 def continue_trainer(run: Path, checkpoint: str, request: RunRequest) -> Trainer:
-    """The trainer of an earlier run, as it was at its checkpoint. Its configuration stands, but for nepoch, budget and device."""
+    """The trainer of an earlier run, as it was at its checkpoint; of its configuration, nepoch and budget may change."""
     saved = load_checkpoint(checkpoint_path(run, checkpoint))
     meta = saved.meta
     config = bind(Config, meta["config"], str(run))
@@ -116,9 +118,7 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest) -> Trainer
     )
     scene = load_scene(meta["data_dir"]).select(meta["train_views"]).to(check_device(request.device))
     kept = {key: meta[key] for key in ("data_dir", "scene", "train_views", "holdout_views", "world_from_scene")}
-    trainer = Trainer(
-        replace(config, train=train), scene, seed=meta["seed"], train_cameras=meta["train_cameras"], meta=kept
-    )
+    trainer = Trainer(replace(config, train=train), scene, seed=meta["seed"], train_cameras=meta["train_cameras"], meta=kept)
     trainer.resume(saved)
     return trainer
 
@@ -135,7 +135,13 @@ def train(trainer: Trainer, folder: Path, *, tensorboard: bool = False) -> None:
         with MetricsLog(folder, resume_step=trainer.clock.step, tensorboard=tensorboard) as log:
 
             def on_step(trainer: Trainer, losses: dict[str, float]) -> None:
-                log.step(trainer.clock.step, losses, rays=trainer.rays_seen, seconds=trainer.clock.seconds, progress=trainer.clock.progress)
+                log.step(
+                    trainer.clock.step,
+                    losses,
+                    rays=trainer.rays_seen,
+                    seconds=trainer.clock.seconds,
+                    progress=trainer.clock.progress,
+                )
                 every = trainer.config.train.preview_steps
                 if every and trainer.clock.step % every == 0:
                     write_preview(trainer, folder / "plots" / f"step_{trainer.clock.step:06d}.png")

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 import trimesh
-from PIL import Image
 
 from nsr.datasets.check import check_scene
 from nsr.evaluation.chamfer import evaluate_mesh
 from nsr.evaluation.report import preview_picture, render_mesh, write_metrics, write_report
-from nsr.geometry.mesh_extraction import save_mesh
-from nsr.geometry.poses import transform_cameras
+from nsr.geometry.meshes import save_mesh
+from nsr.geometry.poses import transform_cameras, turntable_cameras
 from nsr.models.idr import IDRModel
 from nsr.training.launch import RunRequest, new_trainer, open_scene, train
 from nsr.training.log import peak_memory_mb
 from nsr.training.results import evaluate_rendering, render_view, run_mesh
-from nsr.types import Cameras, Scene
+from nsr.types import Scene
 from nsr.utils.errors import DataError
 
 MEASURED_VIEWS = 8  # training views to measure on when none is held out
 PREVIEW_VIEWS = 4
+TURNTABLE_VIEWS = 6
 
 
 def reconstruct(
@@ -38,8 +37,8 @@ def reconstruct(
 ) -> dict:
     """Reconstruct a scene into the folder `out`; returns what metrics.json holds.
 
-    Writes mesh.ply, mesh.glb (world units), preview.png, report.html, metrics.json, and the run itself. Raises DataError when the
-    scene fails its check (unless check is False), and what training raises.
+    Writes mesh.ply, mesh.glb (world units), preview.png, turntable.png, report.html, metrics.json, and the run itself.
+    Raises DataError when the scene fails its check (unless check is False), and what training raises.
     """
     scene, train_views, held = open_scene(request)
     if check:
@@ -60,7 +59,7 @@ def reconstruct(
     views = scene.select(measured)
     if not held:  # training views are rendered from where training has moved their cameras
         positions = [train_views.index(view) for view in measured]
-        views = Scene(**{**vars(views), "cameras": cameras[positions].to("cpu")})
+        views = replace(views, cameras=cameras[positions].to("cpu"))
     metrics = {
         "scene": scene.name,
         "views": len(train_views),
@@ -76,8 +75,13 @@ def reconstruct(
         seen_by = transform_cameras(scene.select(train_views).cameras, scene.world_from_scene)
         metrics |= evaluate_mesh(mesh, reference, seen_by, seed=0)
     write_metrics(out / "metrics.json", metrics)
-    write_pictures(out, trainer.model, views, mesh, scene.world_from_scene)
-    write_report(out / "report.html", title=scene.name, metrics=metrics, pictures=[out / "preview.png"])
+    write_pictures(out / "preview.png", out / "turntable.png", trainer.model, views, mesh)
+    write_report(
+        out / "report.html",
+        title=f"{scene.name}: {len(train_views)} views, {trainer.clock.seconds:.0f} s of training",
+        metrics=metrics,
+        pictures=[out / "preview.png", out / "turntable.png"],
+    )
     return metrics
 
 
@@ -108,3 +112,23 @@ def read_ground_truth(path: Path | str | None) -> trimesh.Trimesh | None:
 
 def evenly(items: list[int], count: int) -> list[int]:
     return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
+
+
+def write_pictures(preview: Path, turntable: Path, model: IDRModel, views: Scene, mesh: trimesh.Trimesh) -> None:
+    """Contact sheets: a few views as photograph, rendering, normals and mesh; and the mesh from all round."""
+    in_world = transform_cameras(views.cameras, views.world_from_scene)
+    rows = []
+    for view in evenly(list(range(len(views))), PREVIEW_VIEWS):
+        rgb, normal, hit = render_view(model, views.cameras, view)
+        shown_normal = (0.5 + 0.5 * normal) * hit[..., None] + (~hit[..., None]).float()
+        pictures = [views.images[view], rgb, shown_normal, render_mesh(mesh, in_world, view)]
+        rows.append((views.view_names[view], pictures))
+    preview_picture(preview, rows, columns=("photograph", "rendering", "normals", "mesh"))
+
+    around = transform_cameras(turntable_cameras(views.cameras, TURNTABLE_VIEWS), views.world_from_scene)
+    rows = [
+        (label, [render_mesh(mesh, around, view, surface=surface) for view in range(TURNTABLE_VIEWS)])
+        for label, surface in (("shape", "clay"), ("colour", "colors"))
+    ]
+    degrees = [f"{360 * view // TURNTABLE_VIEWS}°" for view in range(TURNTABLE_VIEWS)]
+    preview_picture(turntable, rows, columns=degrees)

@@ -58,9 +58,9 @@ class TrainConfig:
 
     A run ends after nepoch epochs (an epoch is as many steps as there are photographs) or after `budget` seconds, whichever
     comes first; 0 means no such bound. `progress` runs from 0 to 1 over the tighter of the two.
-    Learning rate at any time: rate * lr_final^progress * lr_factor^(milestones passed). Milestones, here and in loss.alpha_milestones,
-    count epochs or fractions of the run. table_*: for the encoders' tables, which learn faster than networks;
-    learning_rate_cam: for trainable cameras.
+    Learning rate at any time: rate * lr_final^progress * lr_factor^(milestones passed). Milestones, here and in
+    loss.alpha_milestones, count epochs or fractions of the run. table_learning_rate: for the encoders' tables, which learn
+    faster than networks; learning_rate_cam: for trainable cameras.
     geometry_full_at, appearance_full_at: progress at which the encoders of the surface and of its colour show all their levels.
     """
 

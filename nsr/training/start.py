@@ -15,9 +15,7 @@ from nsr.types import Scene
 from nsr.utils.errors import DataError
 
 
-def start_from_hull(
-    model: IDRModel, scene: Scene, config: StartConfig, train: TrainConfig, generator: torch.Generator
-) -> None:
+def start_from_hull(model: IDRModel, scene: Scene, config: StartConfig, train: TrainConfig, generator: torch.Generator) -> None:
     """Fit the model's SDF to the visual hull of the scene's masks.
 
     Raises DataError when the masks and cameras have no common volume: then one of them is wrong.
@@ -45,9 +43,7 @@ def _teach(
     device = target.device
     voxel = 2.0 / (config.resolution - 1)
     shell = (target.abs() < 3.0 * voxel).nonzero() * voxel - 1.0  # [K, 3]
-    rate = TrainConfig(
-        nepoch=1, learning_rate=5e-3, table_learning_rate=config.learning_rate, adam_betas=train.adam_betas
-    )
+    rate = TrainConfig(nepoch=1, learning_rate=5e-3, table_learning_rate=config.learning_rate, adam_betas=train.adam_betas)
     optimisers = Optimisers(model, None, rate)
     half = config.points // 2
     for step in range(config.steps):

@@ -83,9 +83,7 @@ class Trainer:
     def _forward(self, batch: PixelBatch) -> TrainingOutput:
         sampling = self.config.sampling
         volume = torch.rand(sampling.volume_points, 3, generator=self.generator, device=self.device)
-        offsets = torch.randn(
-            min(sampling.neighbours, len(batch)), 3, generator=self.generator, device=self.device
-        )
+        offsets = torch.randn(min(sampling.neighbours, len(batch)), 3, generator=self.generator, device=self.device)
         radius = self.config.model.ray_tracer.radius
         return self.model(
             self._rays(batch.view, batch.pixels),

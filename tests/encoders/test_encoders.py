@@ -20,7 +20,9 @@ CONFIGS = [
     SphericalHarmonicsConfig(degree=2),
     SphericalHarmonicsConfig(degree=3),
     HashGridConfig(levels=3, base_resolution=3, max_resolution=11, log2_table_size=7, init_scale=0.5),
-    HashGridConfig(levels=2, base_resolution=3, max_resolution=5, log2_table_size=7, init_scale=0.5, interpolation="smoothstep"),
+    HashGridConfig(
+        levels=2, base_resolution=3, max_resolution=5, log2_table_size=7, init_scale=0.5, interpolation="smoothstep"
+    ),
 ]
 
 
@@ -96,7 +98,9 @@ def test_fourier_frequencies_follow_sigma_and_seed():
     cycles = wide.angular_frequencies / (2 * math.pi)
     assert abs(cycles.std().item() - 3.0) < 0.1
     assert torch.equal(wide.angular_frequencies, FourierConfig(channels=4000, sigma=3.0, seed=1).build().angular_frequencies)
-    assert not torch.equal(wide.angular_frequencies, FourierConfig(channels=4000, sigma=3.0, seed=2).build().angular_frequencies)
+    assert not torch.equal(
+        wide.angular_frequencies, FourierConfig(channels=4000, sigma=3.0, seed=2).build().angular_frequencies
+    )
     assert "angular_frequencies" in wide.state_dict()
 
 

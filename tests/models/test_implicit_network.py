@@ -12,10 +12,14 @@ from nsr.models.implicit_network import ImplicitNetwork, ImplicitNetworkConfig
 GRID = Variant("hashgrid", HashGridConfig(levels=3, base_resolution=3, max_resolution=9, log2_table_size=9, init_scale=0.1))
 VANILLA = Variant("vanilla", PositionalConfig(frequencies=3))
 CONFIGS = {
-    "small": ImplicitNetworkConfig(dims=(16,), skip_in=(), feature_size=5, activation="squareplus", weight_norm=False, encoder=GRID),
+    "small": ImplicitNetworkConfig(
+        dims=(16,), skip_in=(), feature_size=5, activation="squareplus", weight_norm=False, encoder=GRID
+    ),
     "skip": ImplicitNetworkConfig(dims=(40, 40, 40), skip_in=(2,), feature_size=4, encoder=VANILLA),
     "skip_last": ImplicitNetworkConfig(dims=(40, 40), skip_in=(2,), feature_size=4, encoder=VANILLA),
-    "fourier": ImplicitNetworkConfig(dims=(20, 20), skip_in=(), feature_size=3, encoder=Variant("fourier", FourierConfig(channels=4))),
+    "fourier": ImplicitNetworkConfig(
+        dims=(20, 20), skip_in=(), feature_size=3, encoder=Variant("fourier", FourierConfig(channels=4))
+    ),
 }
 
 
@@ -46,7 +50,7 @@ def test_gradient_output_equals_autograd(network):
 
 
 def test_losses_on_the_gradient_equal_double_backward(network):
-    """First-order autograd through the written-out reverse pass = autograd's own second derivative, for every parameter and x."""
+    """First-order autograd through the written-out reverse pass = autograd's own second derivative."""
     x = points(15, seed=1).requires_grad_()
     target = points(15, seed=2)
     wanted = [x, *network.parameters()]

@@ -1,6 +1,7 @@
 """Clock, learning rates, mask sharpness, views: what follows from how far a run has come."""
 
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -13,7 +14,15 @@ from nsr.training.settings import TrainConfig
 def test_published_schedule():
     """IDR, sec. B.3: rate halved after 1000 and 1500 epochs; alpha from 50, doubled every 250 epochs up to the fifth time."""
     train, loss = TrainConfig(), LossConfig()
-    at = {0: (1.0, 50), 249: (1.0, 50), 250: (1.0, 100), 999: (1.0, 400), 1000: (0.5, 800), 1250: (0.5, 1600), 1999: (0.25, 1600)}
+    at = {
+        0: (1.0, 50),
+        249: (1.0, 50),
+        250: (1.0, 100),
+        999: (1.0, 400),
+        1000: (0.5, 800),
+        1250: (0.5, 1600),
+        1999: (0.25, 1600),
+    }
     for epoch, (rate, alpha) in at.items():
         assert learning_rate_factor(train, epoch, epoch / 2000) == rate
         assert mask_alpha(loss, train, epoch, epoch / 2000) == alpha
@@ -62,7 +71,7 @@ def test_held_out_views_are_disjoint_evenly_spaced_and_of_the_asked_number(count
     assert len(held) == holdout == len(set(held))
     assert sorted(train + held) == (views or list(range(count)))
     if holdout > 2:
-        gaps = [b - a for a, b in zip(held, held[1:], strict=False)]
+        gaps = [b - a for a, b in pairwise(held)]
         assert max(gaps) - min(gaps) <= 1
 
 

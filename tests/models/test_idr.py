@@ -1,0 +1,140 @@
+"""The assembled model: tracing, rendering, and gradients of a step against finite differences."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from nsr.config import Variant
+from nsr.encoders.positional import PositionalConfig
+from nsr.encoders.spherical_harmonics import SphericalHarmonicsConfig
+from nsr.models.idr import IDRModel, ModelConfig
+from nsr.models.implicit_network import ImplicitNetworkConfig
+from nsr.models.rendering_network import RenderingNetwork, RenderingNetworkConfig
+from nsr.types import Rays
+
+SMALL = ModelConfig(
+    implicit_network=ImplicitNetworkConfig(
+        dims=(64, 64, 64), skip_in=(2,), feature_size=8, encoder=Variant("vanilla", PositionalConfig(frequencies=2))
+    ),
+    rendering_network=RenderingNetworkConfig(dims=(24,)),
+)
+
+
+def rays_at_the_origin(n: int, seed: int = 0, spread: float = 0.5) -> Rays:
+    generator = torch.Generator().manual_seed(seed)
+    origins = 3.0 * torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
+    targets = spread * (torch.rand(n, 3, generator=generator) - 0.5)
+    return Rays(origins, torch.nn.functional.normalize(targets - origins, dim=-1))
+
+
+def nothing(n: int = 0) -> torch.Tensor:
+    return torch.zeros(n, 3)
+
+
+def test_seed_decides_the_weights_and_the_global_generator_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    a, b, c = (IDRModel.build(SMALL, seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+def test_render_finds_the_surface_and_leaves_misses_white():
+    model = IDRModel.build(SMALL, 0)
+    toward = rays_at_the_origin(50)
+    away = Rays(toward.origins, -toward.directions)
+    output = model.render(Rays(torch.cat([toward.origins, away.origins]), torch.cat([toward.directions, away.directions])))
+    assert output.hit[:50].all()
+    assert not output.hit[50:].any()
+    with torch.no_grad():
+        assert model.sdf(toward.at(output.distance[:50])).abs().max() < 1e-3
+    assert torch.allclose(output.normal[:50].norm(dim=-1), torch.ones(50), atol=1e-5)
+    assert (output.rgb[50:] == 1).all()
+    assert (output.normal[50:] == 0).all()
+    assert (output.distance[50:] == 0).all()
+
+
+def test_rendering_does_not_depend_on_chunks():
+    model = IDRModel.build(SMALL, 0)
+    rays = rays_at_the_origin(40)
+    whole, pieces = model.render(rays), model.render(rays, chunk=7)
+    assert torch.allclose(whole.rgb, pieces.rgb, atol=1e-5)
+    assert torch.equal(whole.hit, pieces.hit)
+
+
+def test_render_of_no_rays():
+    output = IDRModel.build(SMALL, 0).render(Rays(nothing(), nothing()))
+    assert output.rgb.shape == (0, 3)
+    assert output.hit.dtype == torch.bool
+
+
+@pytest.mark.parametrize("reevaluate", [True, False])
+def test_colour_gradient_reaches_the_shape(reevaluate):
+    """With the intersection differentiable, a loss on colour alone moves the surface; that is IDR's point (sec. 3.1)."""
+    model = IDRModel.build(dataclasses.replace(SMALL, reevaluate=reevaluate), 0)
+    rays = rays_at_the_origin(30)
+    output = model(rays, torch.ones(30, dtype=torch.bool), nothing(4), nothing())
+    assert output.surface.all()
+    grads = torch.autograd.grad(output.rgb.sum(), model.implicit_network.lin2.parameters())
+    assert all(g.abs().max() > 0 for g in grads)
+
+
+def test_step_gradient_equals_finite_differences_through_the_tracer():
+    """d (sum of weighted colour) / d (a shift of the surface), with the rays traced anew for each shift."""
+    config = dataclasses.replace(SMALL, rendering_network=RenderingNetworkConfig(mode="idr", dims=(24,)), min_cosine=1e-4)
+    model = IDRModel.build(config, 0).double()
+    rays = Rays(*(t.double() for t in dataclasses.astuple(rays_at_the_origin(12, spread=0.3))))
+    mask = torch.ones(12, dtype=torch.bool)
+    weight = torch.randn(12, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    bias = model.implicit_network.lin3.bias
+
+    def loss() -> torch.Tensor:
+        return (model(rays, mask, nothing().double(), nothing().double()).rgb * weight).sum()
+
+    (grad,) = torch.autograd.grad(loss(), bias)
+    step = 1e-3
+    with torch.no_grad():
+        values = []
+        for sign in (1, -1):
+            bias[0] += sign * step
+            values.append(loss().item())
+            bias[0] -= sign * step
+    numeric = (values[0] - values[1]) / (2 * step)
+    assert abs(grad[0].item() - numeric) < 0.02 * abs(numeric)
+
+
+def test_masked_out_rays_have_no_colour_but_a_distance():
+    model = IDRModel.build(SMALL, 0)
+    rays = rays_at_the_origin(20)
+    mask = torch.arange(20) < 12
+    output = model(rays, mask, nothing(5), 0.01 * torch.ones(6, 3))
+    assert torch.equal(output.surface, mask)
+    assert output.rgb.shape == (12, 3)
+    assert output.sdf.shape == (20,)
+    assert output.gradient.shape == (20 + 5 + 6, 3)
+    assert output.neighbour_gradient.shape == (6, 3)
+    # Background rays are judged at their point of smallest SDF, which lies inside here.
+    assert (output.sdf[~mask] < -0.05).all()
+
+
+@pytest.mark.parametrize(("mode", "inputs"), [("idr", 3 + 15 + 3 + 8), ("no_view_dir", 3 + 3 + 8), ("no_normal", 3 + 15 + 8)])
+def test_rendering_modes_leave_out_what_they_say(mode, inputs):
+    config = RenderingNetworkConfig(mode=mode, dims=(16,), view_encoder=Variant("sh", SphericalHarmonicsConfig()))
+    network = RenderingNetwork(config, feature_size=8)
+    assert network.lin0.in_features == inputs
+    parts = [torch.randn(5, n, generator=torch.Generator().manual_seed(n)).requires_grad_() for n in (3, 3, 3, 8)]
+    rgb = network(*parts)
+    assert ((rgb > 0) & (rgb < 1)).all()
+    points, normals, views, _ = torch.autograd.grad(rgb.sum(), parts, materialize_grads=True)
+    assert points.abs().max() > 0
+    assert (normals.abs().max() > 0) == (mode != "no_normal")
+    assert (views.abs().max() > 0) == (mode != "no_view_dir")
+
+
+def test_published_rendering_network_has_the_published_shape():
+    network = RenderingNetwork(RenderingNetworkConfig(), feature_size=256)
+    shapes = [tuple(getattr(network, f"lin{i}").weight.shape) for i in range(network.depth)]
+    assert shapes == [(512, 289), (512, 512), (512, 512), (512, 512), (3, 512)]
