@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from nsr.datasets.consistency import HullConsistency
 from nsr.geometry.cameras import project_all
 from nsr.geometry.visual_hull import carve, grid_axis
 from nsr.types import Scene
@@ -24,13 +25,16 @@ _LEGEND = "green: outline of the visual hull; blue: mask that it does not fill; 
 def hull_picture(scene: Scene, path: str | Path, *, most: int = 12, width: int = 400) -> None:
     """Write a PNG of up to `most` views, spread evenly, each with the visual hull of all views over the image.
 
-    Where everything fits, a green line follows the object; blue and pink areas are disagreement. The hull leaves out
-    what one view in twenty contradicts, so that one wrong view shows as such instead of emptying the picture.
+    Where everything fits, a green line follows the object; blue and pink areas are disagreement. Views that contradict
+    all others have no part in the hull, so that they show as wrong instead of emptying the picture.
     """
     resolution = 112
-    occupied = carve(scene.masks, scene.cameras, resolution, max_misses=len(scene) // 20)
+    wrong, _ = HullConsistency(scene.masks, scene.cameras, resolution=40).wrong_views()
+    right = scene.select([view for view in range(len(scene)) if view not in wrong])
+    occupied = carve(right.masks, right.cameras, resolution, min_views=min(2, len(right)))
     axis = grid_axis(resolution, 1.0)
     points = axis[occupied.cpu().nonzero()]
+    points = points[points.norm(dim=-1) <= 1]
     chosen = np.linspace(0, len(scene) - 1, min(most, len(scene))).round().astype(int).tolist()
     tiles = [_tile(scene, view, points, float(axis[1] - axis[0]), width) for view in chosen]
     columns = math.ceil(math.sqrt(len(tiles)))

@@ -25,6 +25,7 @@ from nsr.datasets.images import list_images, masks_from_alpha, read_image, read_
 from nsr.geometry.cameras import decompose_projection
 from nsr.types import Cameras, Scene
 from nsr.utils.errors import DataError, UsageError
+from nsr.utils.files import atomic_write
 
 IMAGE_FOLDERS = ("image", "images")
 MASK_FOLDERS = ("mask", "masks")
@@ -230,7 +231,6 @@ def _scene_cameras(world: list[np.ndarray], world_from_scene: np.ndarray, width:
 def _normalise(files: IdrFiles, matrices: dict[str, np.ndarray], world: list[np.ndarray]) -> np.ndarray:
     """Compute scale_mat from all masks and cameras and keep it in the camera file where that can be written."""
     from nsr.geometry.normalisation import scene_normalisation
-    from nsr.utils.files import atomic_write
 
     size = read_image(files.images[0]).shape
     masks = torch.from_numpy(_read_masks(files, list(range(len(files.images))), size[:2]))
