@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nsr import _ext
@@ -11,10 +12,10 @@ from nsr.ops.reference import adam as reference
 
 @torch.no_grad()
 def adam_touched_(
-    value: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
+    value: Float[Tensor, "*shape"],
+    grad: Float[Tensor, "*shape"],
+    exp_avg: Float[Tensor, "*shape"],
+    exp_avg_sq: Float[Tensor, "*shape"],
     step: int,
     lr: float,
     beta1: float,

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nsr import _ext
@@ -88,7 +89,9 @@ class HashGridSpec:
         return self.interpolation == "smoothstep"
 
 
-def hash_grid(x: Tensor, table: Tensor, spec: HashGridSpec, active_levels: int | None = None) -> Tensor:
+def hash_grid(
+    x: Float[Tensor, "N 3"], table: Float[Tensor, "T F"], spec: HashGridSpec, active_levels: int | None = None
+) -> Float[Tensor, "N C"]:
     """Encodes points; twice differentiable with respect to x and table (a third derivative raises by name).
 
     Args:
@@ -112,8 +115,8 @@ def hash_grid(x: Tensor, table: Tensor, spec: HashGridSpec, active_levels: int |
 
 
 def hash_grid_with_jacobian(
-    x: Tensor, table: Tensor, spec: HashGridSpec, active_levels: int | None = None
-) -> tuple[Tensor, Tensor]:
+    x: Float[Tensor, "N 3"], table: Float[Tensor, "T F"], spec: HashGridSpec, active_levels: int | None = None
+) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N C 3"]]:
     """Encodes points and differentiates the encoding, in one pass over the table.
 
     Once differentiable with respect to x and table, exactly, through h and through J (a second derivative raises by

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from nsr import _ext
@@ -76,7 +77,9 @@ class TraceOptions:
 
 
 @torch.no_grad()
-def trace(sdf: SDF, rays: Rays, options: TraceOptions, object_mask: Tensor | None = None) -> SurfaceHits:
+def trace(
+    sdf: SDF, rays: Rays, options: TraceOptions, object_mask: Bool[Tensor, " N"] | None = None
+) -> SurfaceHits:
     """Where rays first meet the surface sdf(x) = 0, without gradient.
 
     A hit is the first change of sign along the ray (or |f| <= threshold): from outside to inside, and from inside to
