@@ -94,7 +94,7 @@ def vanilla_config(**train) -> Config:
             rendering_network=RenderingNetworkConfig(dims=(64, 64)),
         ),
         sampling=SamplingConfig(rays=96, volume_points=48),
-        train=TrainConfig(**{"nepoch": 5, "learning_rate": 1e-3, **train}),
+        train=TrainConfig(**{"nepoch": 2, "learning_rate": 1e-3, **train}),
     )  # fmt: skip
 
 
@@ -102,21 +102,31 @@ def state_of(trainer: Trainer) -> list[torch.Tensor]:
     return [*trainer.model.state_dict().values(), *(trainer.poses.state_dict().values() if trainer.poses else [])]
 
 
-@pytest.mark.parametrize("config", [small_config(nepoch=30), vanilla_config(nepoch=12)], ids=["instant", "vanilla"])
-def test_every_loss_improves(config):
-    trainer = Trainer(config, sphere_scene())
+def losses_of(config: Config, part: int = 8) -> tuple[dict, dict]:
+    """Mean losses over the first and over the last steps of a run."""
     history = []
-    trainer.fit(on_step=lambda _, losses: history.append(losses))
-    early, late = history[:8], history[-8:]
+    Trainer(config, sphere_scene()).fit(on_step=lambda _, losses: history.append(losses))
+    return tuple({k: np.mean([s[k] for s in steps]) for k in steps[0]} for steps in (history[:part], history[-part:]))
+
+
+def test_every_loss_of_the_vanilla_configuration_improves():
+    early, late = losses_of(vanilla_config(nepoch=8))
     for name in ("loss", "rgb", "mask", "eikonal"):
-        before, after = (np.mean([step[name] for step in part]) for part in (early, late))
-        # The hull start leaves little mask and eikonal loss to remove: there it is enough that they stay small.
-        assert after < before or after < 5e-3, (name, before, after)
-    assert np.mean([s["rgb"] for s in late]) < 0.6 * np.mean([s["rgb"] for s in early])
+        assert late[name] < early[name], name
+    assert late["rgb"] < 0.9 * early["rgb"]
+
+
+def test_instant_configuration_improves_colour_and_keeps_the_hull():
+    early, late = losses_of(small_config(nepoch=20))
+    assert late["rgb"] < 0.6 * early["rgb"]
+    assert late["loss"] < early["loss"]
+    # The hull start has already removed these two: they must stay small.
+    assert late["mask"] < 2e-3
+    assert late["eikonal"] < 0.1
 
 
 def test_surface_moves_to_the_sphere():
-    trainer = Trainer(small_config(nepoch=60), sphere_scene(views=8))
+    trainer = Trainer(small_config(nepoch=40), sphere_scene(views=8))
     trainer.fit()
     directions = torch.nn.functional.normalize(torch.randn(200, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     with torch.no_grad():
@@ -165,7 +175,7 @@ def test_training_refines_perturbed_cameras():
     noisy = scene.cameras.camera_to_world.clone()
     noisy[:, :3, 3] += 0.05 * torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
     perturbed = dataclasses.replace(scene, cameras=dataclasses.replace(scene.cameras, camera_to_world=noisy))
-    trainer = Trainer(small_config(nepoch=60, learning_rate_cam=2e-3), perturbed, train_cameras=True)
+    trainer = Trainer(small_config(nepoch=40, learning_rate_cam=2e-3), perturbed, train_cameras=True)
     trainer.fit()
     moved = (trainer.cameras().camera_to_world - noisy).abs().amax(dim=(1, 2))
     assert (moved > 1e-3).all()  # every view's pose is a parameter
