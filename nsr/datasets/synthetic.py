@@ -27,6 +27,7 @@ from PIL import Image
 from nsr.geometry.cameras import compose_projection
 from nsr.types import Cameras, Scene
 from nsr.utils.errors import DataError, UsageError
+from nsr.utils.files import atomic_write
 
 if TYPE_CHECKING:
     import trimesh
@@ -84,7 +85,8 @@ def make_scene(
     arrays = _read_cached(path, (views, height, width))
     if arrays is None:
         arrays = _render_scene(world_mesh, views, width, height, arrangement, seed)
-        _write_atomic(path, lambda file: np.savez(file, **arrays))
+        with atomic_write(path, "wb") as file:
+            np.savez(file, **arrays)
 
     cameras = Cameras(
         torch.from_numpy(arrays["intrinsics"]).float(), torch.from_numpy(arrays["poses"]).float(), width, height
@@ -207,17 +209,6 @@ def _read_cached(path: Path, shape: tuple[int, int, int]) -> dict[str, np.ndarra
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None
     return arrays if arrays["masks"].shape == shape and arrays["images"].shape == (*shape, 3) else None
-
-
-def _write_atomic(path: Path, write) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 # --- cameras ---------------------------------------------------------------------------------------------------------

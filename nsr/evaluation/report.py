@@ -6,11 +6,9 @@ import base64
 import html
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from torch import Tensor
 from nsr.geometry.cameras import image_pixels, pixel_rays
 from nsr.types import Cameras
 from nsr.utils.errors import DataError
+from nsr.utils.files import atomic_write
 
 if TYPE_CHECKING:
     import trimesh
@@ -44,7 +43,8 @@ def write_metrics(path: str | Path, metrics: Mapping) -> None:
     Values may be numbers, strings, None, NumPy or torch scalars and arrays, and lists and mappings of these.
     """
     text = json.dumps(_plain(metrics), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    _write(path, lambda file: file.write((text + "\n").encode()))
+    with atomic_write(path, "w") as file:
+        file.write(text + "\n")
 
 
 def _plain(value: object) -> object:
@@ -58,21 +58,6 @@ def _plain(value: object) -> object:
     if isinstance(value, float):
         return float(f"{value:.{_SIGNIFICANT_DIGITS}g}") if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
-
-
-def _write(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file that appears complete or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -197,7 +182,8 @@ def preview_picture(
         draw.text((_GAP, y + height / 2), label, fill="black", font=font, anchor="lm")
         for x, cell in zip(left, row, strict=False):
             sheet.paste(cell, (x, y))
-    _write(path, lambda file: sheet.save(file, format="PNG"))
+    with atomic_write(path, "wb") as file:
+        sheet.save(file, format="PNG")
 
 
 def _cell(picture: Picture, height: int) -> Image.Image:
@@ -252,8 +238,8 @@ def write_report(
     plain = _plain(metrics)
     parts.append(_table("Metrics", {k: v for k, v in plain.items() if not isinstance(v, dict | list)}))
     parts += [_table(name, table) for name, table in plain.items() if isinstance(table, dict)]
-    page = _PAGE.format(title=html.escape(title), body="\n".join(parts))
-    _write(path, lambda file: file.write(page.encode()))
+    with atomic_write(path, "w") as file:
+        file.write(_PAGE.format(title=html.escape(title), body="\n".join(parts)))
 
 
 def _figure(picture: Path) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nsr.utils.errors import DataError, UsageError
+from nsr.utils.files import atomic_write
 
 if TYPE_CHECKING:
     import trimesh
@@ -87,7 +86,7 @@ def to_world(mesh: trimesh.Trimesh, world_from_scene: np.ndarray) -> trimesh.Tri
 
 
 def load_mesh(path: str | Path) -> trimesh.Trimesh:
-    """Read one mesh (PLY, OBJ, GLB, STL, OFF); the parts of a scene file become one mesh.
+    """Read one mesh (PLY, OBJ, GLB, STL, OFF) with its vertex colours; the parts of a scene file become one mesh.
 
     Raises:
         DataError: the file is missing, cannot be read, holds no triangles or a vertex that is not finite.
@@ -97,14 +96,21 @@ def load_mesh(path: str | Path) -> trimesh.Trimesh:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such mesh file")
+    is_glb = path.suffix.lower() == ".glb"
     try:
-        mesh = trimesh.load(path, process=False, force="mesh")
+        # trimesh drops the vertex colours of a part that has a material.
+        mesh = trimesh.load(path, process=False, force="mesh", **({"skip_materials": True} if is_glb else {}))
     except Exception as error:  # the readers of trimesh raise whatever their formats trip over
         raise DataError(f"{path}: cannot be read as a mesh ({type(error).__name__}: {error})") from error
     if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
         raise DataError(f"{path}: expected a mesh with triangles, found none (a point cloud?)")
     if not np.isfinite(mesh.vertices).all():
         raise DataError(f"{path}: the mesh has vertices with NaN or infinite coordinates")
+    colors = vertex_colors(mesh)
+    if is_glb and colors is not None:
+        linear = colors[:, :3] / 255.0
+        srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+        mesh.visual.vertex_colors = np.concatenate([np.round(srgb * 255).astype(np.uint8), colors[:, 3:]], axis=1)
     return mesh
 
 
@@ -120,18 +126,9 @@ def save_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() not in MESH_SUFFIXES:
         raise UsageError(f"{path}: meshes are written as {', '.join(MESH_SUFFIXES)}, not as {path.suffix!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(_encode(mesh, path.suffix.lower()[1:]))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    encoded = _encode(mesh, path.suffix.lower()[1:])
+    with atomic_write(path, "wb") as file:
+        file.write(encoded)
 
 
 def _encode(mesh: trimesh.Trimesh, kind: str) -> bytes:
