@@ -105,7 +105,7 @@ class ImplicitNetwork(nn.Module):
         value = encoded
         for i in range(self.depth - 1):
             value = self._with_skip(i, value, encoded)
-            value, _ = self.activation(self.layer(i)(value))
+            value = self.activation.value(self.layer(i)(value))
         return self._with_skip(self.depth - 1, value, encoded)
 
     def _with_skip(self, i: int, value: Tensor, encoded: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class ImplicitNetwork(nn.Module):
         for i in range(self.depth - 1):
             value = self._with_skip(i, value, encoded)
             layer = self.layer(i)
-            value, slope = self.activation(F.linear(value, layer.weight, layer.bias))
+            value, slope = self.activation.value_and_slope(F.linear(value, layer.weight, layer.bias))
             slopes.append(slope)
         last = self.layer(self.depth - 1)
         value = F.linear(self._with_skip(self.depth - 1, value, encoded), last.weight, last.bias)
