@@ -42,8 +42,8 @@ OBJECT_RADIUS = 0.81  # every shape lies in this ball of the scene frame
 # Scene to world: millimetres, far from the origin, so that a lost scale or offset shows.
 WORLD_FROM_SCENE = np.array([[120.0, 0, 0, 35.0], [0, 120.0, 0, -60.0], [0, 0, 120.0, 410.0], [0, 0, 0, 1.0]])
 
-_VERSION = 1  # of everything below; a new one retires the cached scenes
-_RESOLUTION = {"bust": 288, "dents": 224}  # marching cubes cells: 200 to 350 thousand triangles
+_VERSION = 2  # of everything below; a new one retires the cached scenes
+_RESOLUTION = {"bust": 288, "dents": 192}  # marching cubes cells: 270 and 340 thousand triangles
 _SUPERSAMPLING = 2  # rays per pixel side
 _RAYS_AT_A_TIME = 2**18
 _CAMERA_DISTANCE = 3.2
@@ -72,7 +72,7 @@ def make_scene(
         A scene whose `ground_truth` is the path of the mesh it was rendered from. Same arguments, same pixels.
 
     Raises:
-        UsageError: the name or the arrangement is unknown, or a number is out of range.
+        UsageError: the name or the arrangement is unknown, a number is out of range, or the cache cannot be made.
     """
     _check(name, views, width, height, arrangement)
     cache = _cache_folder(cache_dir)
@@ -174,7 +174,13 @@ def _cache_folder(cache_dir: str | Path | None) -> Path:
         base = os.environ.get("XDG_CACHE_HOME")
         cache_dir = (Path(base) if base else Path.home() / ".cache") / "nsr" / "synthetic"
     folder = Path(cache_dir).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: the cache of built-in scenes cannot be made ({error.strerror}); "
+            "set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
     return folder
 
 

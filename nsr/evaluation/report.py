@@ -23,6 +23,8 @@ from nsr.utils.files import atomic_write
 if TYPE_CHECKING:
     import trimesh
 
+    from nsr.geometry.raycast import Raycaster
+
 Surface = Literal["clay", "colors", "normals"]
 Picture = np.ndarray | Tensor
 
@@ -70,6 +72,7 @@ def render_mesh(
     *,
     surface: Surface = "clay",
     background: float = 1.0,
+    raycaster: Raycaster | None = None,
 ) -> np.ndarray:
     """A shaded picture [H, W, 3] uint8 of a mesh, ray cast on the CPU, without a display.
 
@@ -78,6 +81,7 @@ def render_mesh(
         surface: "clay" is grey under a light beside the camera; "colors" the vertex colours as they are; "normals" the
             normals in the camera's frame as colours ((x, -y, -z) + 1) / 2.
         background: grey level in [0, 1].
+        raycaster: of this mesh, to save its preparation when several pictures are made.
 
     Raises:
         DataError: "colors" was asked for and the mesh has none, or the mesh is empty.
@@ -95,7 +99,7 @@ def render_mesh(
     fine = image_pixels(camera.width * s, camera.height * s).double()
     pixels = (fine + 0.5) / s - 0.5
     rays = pixel_rays(camera, torch.zeros(len(pixels), dtype=torch.long), pixels)
-    raycaster = Raycaster(mesh)
+    raycaster = raycaster or Raycaster(mesh)
     hits = raycaster.first_hit(camera.centers[0].numpy(), rays.directions.numpy())
     rgb = np.full((len(pixels), 3), background)
     at_hits = raycaster.interpolate(hits, values)

@@ -17,13 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsr.geometry.meshes import keep_components, largest_component, new_mesh, save_mesh, to_world
+from nsr.geometry.meshes import new_mesh
 from nsr.utils.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import trimesh
-
-__all__ = ["extract_mesh", "keep_components", "largest_component", "save_mesh", "to_world"]
 
 _BLOCK = 4  # cells along the side of the smallest block
 _COARSE = 16  # blocks along the side of the cube where the octree starts, at least

@@ -15,6 +15,7 @@ from nsr.geometry.meshes import load_mesh, to_world
 from nsr.geometry.raycast import Raycaster
 from nsr.utils.errors import UsageError
 
+DENTS = f"dents-v{synthetic._VERSION}.ply"
 SMALL = {"views": 6, "width": 96, "height": 72}
 
 
@@ -100,13 +101,15 @@ def test_background_is_grey_and_texture_is_strong(scene):
 
 def test_a_point_looks_nearly_the_same_from_two_views(cache):
     """Texture and light stay with the object: only the weak highlight and sampling differ between views."""
-    scene = make_scene("dents", views=40, width=200, height=150, cache_dir=cache)
+    scene = make_scene("dents", views=12, width=200, height=150, cache_dir=cache)
     mesh = in_scene(scene)
     raycaster = Raycaster(mesh)
     points, normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
     pixels, _ = project_all(scene.cameras, torch.from_numpy(points).float())
     colors = np.full((2, len(points), 3), np.nan)
-    for i, view in enumerate((20, 28)):
+    towards = torch.nn.functional.normalize(scene.cameras.centers, dim=-1)
+    nearest = int((towards[1:] @ towards[0]).argmax()) + 1
+    for i, view in enumerate((0, nearest)):
         eye = scene.cameras.centers[view].numpy().astype(np.float64)
         facing = ((eye - points) * normals).sum(-1) > 0.5 * np.linalg.norm(eye - points, axis=-1)
         seen = facing & raycaster.visible(points, eye)
@@ -135,7 +138,7 @@ def test_arrangements(cache):
 def test_deterministic_and_seeded(cache, tmp_path):
     arguments = {"views": 2, "width": 48, "height": 40}
     first = make_scene("dents", cache_dir=cache, **arguments)
-    (tmp_path / "dents-v1.ply").write_bytes((cache / "dents-v1.ply").read_bytes())
+    (tmp_path / DENTS).write_bytes((cache / DENTS).read_bytes())
     again = make_scene("dents", cache_dir=tmp_path, **arguments)
     assert torch.equal(first.images, again.images)
     assert torch.equal(first.cameras.camera_to_world, again.cameras.camera_to_world)
@@ -164,15 +167,15 @@ def test_default_cache_follows_xdg(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "nsr" / "synthetic"
     folder.mkdir(parents=True)
-    (folder / "dents-v1.ply").write_bytes((cache / "dents-v1.ply").read_bytes())
-    assert make_scene("dents", views=1, width=16, height=16).ground_truth == str(folder / "dents-v1.ply")
+    (folder / DENTS).write_bytes((cache / DENTS).read_bytes())
+    assert make_scene("dents", views=1, width=16, height=16).ground_truth == str(folder / DENTS)
 
 
 def test_damaged_mesh_is_made_again(cache, tmp_path):
-    whole = (cache / "dents-v1.ply").read_bytes()
-    (tmp_path / "dents-v1.ply").write_bytes(whole[:1000])
+    whole = (cache / DENTS).read_bytes()
+    (tmp_path / DENTS).write_bytes(whole[:1000])
     assert len(ground_truth_mesh("dents", cache_dir=tmp_path).faces) > 10_000
-    assert (tmp_path / "dents-v1.ply").read_bytes() == whole
+    assert (tmp_path / DENTS).read_bytes() == whole
 
 
 def test_written_scene_reads_back_as_idr(scene, tmp_path):
@@ -197,6 +200,12 @@ def test_write_refuses_a_folder_in_use(scene, tmp_path):
     with pytest.raises(UsageError, match="not empty"):
         write_scene(scene, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_cache_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="XDG_CACHE_HOME"):
+        make_scene("dents", cache_dir=tmp_path / "file" / "below")
 
 
 @pytest.mark.parametrize(
