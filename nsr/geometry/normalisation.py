@@ -20,6 +20,7 @@ _OBJECT = 128  # mask values from here on are object
 _OBJECT_RADIUS = 0.88  # of the unit sphere, taken by the object
 _HULL_RESOLUTION = 64
 _REWEIGHTINGS = 10
+_SMALLEST_PIECE = 0.02  # share of the largest piece of the hull that another one must have to count
 _MARGIN = 1.1  # by which a sphere is widened before the hull is looked for in it
 
 
@@ -106,8 +107,9 @@ def _hull_sphere(
 ) -> tuple[Tensor, float]:
     """Centre and radius of a sphere around the visual hull, carved in the cube of half side `reach` about `center`.
 
-    Of the hull only the largest piece inside the sphere `bound` counts: behind an object that is seen from one side
-    only, the hull is a cone without end. A few views that disagree with all others are tolerated.
+    Of the hull only what is inside the sphere `bound` counts, because behind an object that is seen from one side only
+    the hull is a cone without end; and of this not the crumbs, which are left where few views look. A few views that
+    disagree with all others are tolerated.
     """
     from scipy import ndimage
 
@@ -124,8 +126,10 @@ def _hull_sphere(
         hull = carve(masks, in_grid, _HULL_RESOLUTION, min_views=max(2, len(masks) // 2), max_misses=misses)
         pieces, count = ndimage.label((hull & allowed).numpy())
         if count:
-            largest = 1 + int(np.bincount(pieces.ravel())[1:].argmax())
-            sphere_center, radius = bounding_sphere(grid[torch.from_numpy(pieces == largest)])
+            sizes = np.bincount(pieces.ravel())
+            sizes[0] = 0  # what is not hull
+            kept = (sizes >= _SMALLEST_PIECE * sizes.max())[pieces]
+            sphere_center, radius = bounding_sphere(grid[torch.from_numpy(kept)])
             return sphere_center, radius + half_voxel
     raise DataError(
         "scene normalisation: no point lies inside all silhouettes, so masks and cameras do not belong together "

@@ -63,12 +63,15 @@ def carve(
     masks, projections, focal = _no_finer_than_needed(masks, projections, focal, extent, tolerance * spacing)
     kept, open_ = _sort_blocks(masks, projections, focal, axis, spacing, tolerance, min_views, max_misses)
     distance = _pixels_to_mask(masks, _reach_in_pixels(projections, focal, extent, tolerance * spacing))
+    # A vertex is looked up in its nearest pixel; shrunk masks have grown by about that half pixel already.
+    slack = 0.5 if tolerance > 0 and masks.shape[2] == cameras.width else 0.0
     lookup = torch.nn.functional.pad(distance.view(torch.int8), (1, 1, 1, 1), value=_UNSEEN)
     occupied = torch.zeros(resolution**3, dtype=torch.bool, device=masks.device)
     occupied[kept] = True
     for flat in open_.split(_CHUNK):
         points = axis[torch.stack(_unflatten(flat, resolution))]
-        kept = _carve_points(points, flat, lookup, projections, tolerance * spacing * focal, min_views, max_misses)
+        reach = tolerance * spacing * focal
+        kept = _carve_points(points, flat, lookup, projections, reach, slack, min_views, max_misses)
         occupied[kept] = True
     return occupied.reshape(resolution, resolution, resolution)
 
@@ -203,12 +206,14 @@ def _carve_points(
     lookup: Tensor,
     projections: Tensor,
     reach: Tensor,
+    slack: float,
     min_views: int,
     max_misses: int,
 ) -> Tensor:
     """Those of `flat` whose points [3, N] survive all views; lost points are dropped every few views.
 
     lookup: [V, H + 2, W + 2] int8 pixels to the mask, framed by _UNSEEN: clamping to the frame is the inside test.
+    reach: [V] how far the mask reaches further, in pixels at depth 1; slack: and at any depth.
     """
     height, width = lookup.shape[1:]
     # Adding 1.5 pixels makes truncation a rounding to the nearest pixel of the framed image.
@@ -222,7 +227,7 @@ def _carve_points(
         pixel = v.mul_(inverse).clamp_(0, height - 0.5).int() * width
         pixel += u.mul_(inverse).clamp_(0, width - 0.5).int()
         distance = lookup[view].view(-1).index_select(0, pixel)
-        misses += distance > inverse.mul_(reach[view])
+        misses += distance > inverse.mul_(reach[view]).add_(slack)
         seen_by += distance > _UNSEEN
         if view % 4 == 3:
             alive = (misses <= max_misses).nonzero()[:, 0]
