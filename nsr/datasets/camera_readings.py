@@ -15,6 +15,7 @@ from nsr.utils.errors import DataError
 
 AS_WRITTEN = "the scene frame (scale_mat) is another one"
 _FITS = 0.9  # mean share of the masks that the hull must fill for a reading to be the right one
+_SIMPLE_RATIOS = (1 / 8, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 4 / 3, 3 / 2, 2, 3, 4, 8)
 _MOST_VIEWS = 16  # views a reading is tried on
 
 
@@ -60,7 +61,7 @@ def camera_readings(world: Cameras) -> list[Reading]:
     pose, k = world.camera_to_world, world.intrinsics
     opengl = torch.diag(pose.new_tensor([1, -1, -1, 1]))  # its cameras look along -z with y up
     inverse = torch.linalg.inv(pose)
-    scale = torch.stack([(world.width - 1) / 2 / k[:, 0, 2], (world.height - 1) / 2 / k[:, 1, 2]]).median()
+    scale = _likely_scale(k, world.width, world.height)
     resized = k.clone()
     resized[:, :2] *= scale
     return [
@@ -87,7 +88,18 @@ def camera_readings(world: Cameras) -> list[Reading]:
         ),
         Reading(
             replace(world, intrinsics=resized),
-            f"the cameras were made for images of another size (factor {float(scale):.3g})",
-            f"multiply fx, fy, cx, cy (the first two rows of K) by {float(scale):.3g}",
+            f"the cameras were made for images of another size (factor {scale:.3g})",
+            f"multiply fx, fy, cx, cy (the first two rows of K) by {scale:.3g}",
         ),
     ]
+
+
+def _likely_scale(intrinsics: torch.Tensor, width: int, height: int) -> float:
+    """By how much the images were resized after K was made: what brings the principal point to the middle of the image.
+
+    Principal points are off the middle by a few percent, so a simple ratio nearby is likelier than the figure itself.
+    """
+    across, down = (width - 1) / 2 / intrinsics[:, 0, 2], (height - 1) / 2 / intrinsics[:, 1, 2]
+    scale = float(torch.stack([across, down]).median())
+    nearest = min(_SIMPLE_RATIOS, key=lambda ratio: abs(ratio - scale) / ratio)
+    return nearest if abs(nearest - scale) < 0.08 * nearest else scale

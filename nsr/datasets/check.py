@@ -94,7 +94,7 @@ def _check_counts(scene: Scene) -> list[Finding]:
 def _check_masks(scene: Scene) -> list[Finding]:
     masks, names = scene.masks, scene.view_names
     share = (masks >= _OBJECT).flatten(1).float().mean(1)
-    soft = ((masks > 12) & (masks < 243)).flatten(1).float().mean(1) / share.clamp_min(1e-6)
+    soft = _is_soft(masks).flatten(1).float().mean(1) / share.clamp_min(1e-6)
     border = torch.cat([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], dim=1) >= _OBJECT
     border_share = border.float().mean(1)
     findings = []
@@ -112,7 +112,8 @@ def _check_masks(scene: Scene) -> list[Finding]:
     report("error", share > 0.98, "the mask covers the whole image", "segment the object again, or remove the view")
     tiny = (share > 0) & (share < 0.002)
     report("warning", tiny, "the object covers less than 0.2 % of the image", "crop the images (and move cx, cy)")
-    report("warning", (soft > 0.3) & (share > 0), "blurred mask", "export masks without feathering")
+    blurred = (_soft_width(masks) > max(4.0, 0.02 * max(masks.shape[1:]))) & (share > 0)
+    report("warning", blurred, "blurred mask", "export masks without feathering")
     median = share.median()
     odd = (share > 0) & ((share > 4 * median) | (share < median / 4)) & ~tiny & (share <= 0.98)
     report("warning", odd, "the mask is far larger or smaller than in the other views", _LOOK)
@@ -120,6 +121,18 @@ def _check_masks(scene: Scene) -> list[Finding]:
     if (soft > 0.005).any():
         findings.append(Finding("info", f"soft mask edges, {float(soft.mean()):.1%} of the object: used as they are"))
     return findings
+
+
+def _is_soft(masks: Tensor) -> Tensor:
+    return (masks > 12) & (masks < 243)
+
+
+def _soft_width(masks: Tensor) -> Tensor:
+    """[V] mean width in pixels of the soft edge: its area over the length of the silhouette."""
+    hard = masks >= _OBJECT
+    crossings = (hard[:, 1:] ^ hard[:, :-1]).flatten(1).sum(1) + (hard[:, :, 1:] ^ hard[:, :, :-1]).flatten(1).sum(1)
+    length = crossings * (torch.pi / 4)  # a line in any direction crosses the pixel grid 4 / pi times per pixel
+    return _is_soft(masks).flatten(1).sum(1) / length.clamp_min(1)
 
 
 # ------------------------------------------------------------------------------------------------------------ cameras

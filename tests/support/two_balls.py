@@ -26,8 +26,8 @@ def cameras_around(views: int = 12, width: int = 120, height: int = 90) -> Camer
     level = (1 - z.square()).sqrt()
     eye = 3.2 * torch.stack([level * angle.cos(), level * angle.sin(), z], dim=-1)
     pose = look_at(eye, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-    k = torch.tensor([[150.0, 1.5, width / 2 + 3], [0.0, 145.0, height / 2 - 4], [0.0, 0.0, 1.0]])
-    k[:2, :2] *= width / 120
+    k = torch.tensor([[150.0, 1.5, 63.0], [0.0, 145.0, 41.0], [0.0, 0.0, 1.0]])
+    k[:2] *= width / 120
     return Cameras(k.repeat(views, 1, 1), pose, width, height)
 
 

@@ -1,0 +1,122 @@
+"""Pixels are drawn where they should be, carry what the images say, and continue exactly after a restart."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.two_balls import two_balls
+
+from nsr.datasets.sampling import PixelSampler, dilate
+
+SCENE = two_balls(7, 60, 44)
+
+
+def values_at(batch):
+    column, row = batch.pixels.long().unbind(-1)
+    return SCENE.images[batch.view, row, column].float() / 255, SCENE.masks[batch.view, row, column].float() / 255
+
+
+@pytest.mark.parametrize("method", ["draw", "draw_from_image"])
+def test_batches_say_what_the_images_say(method):
+    batch = getattr(PixelSampler(SCENE), method)(500)
+    rgb, mask = values_at(batch)
+    torch.testing.assert_close(batch.rgb, rgb)
+    torch.testing.assert_close(batch.mask, mask)
+    assert len(batch) == 500
+    assert batch.pixels.dtype == torch.float32
+    assert batch.view.dtype == torch.long
+
+
+def test_shares_and_band():
+    sampler = PixelSampler(SCENE, inside_share=0.6, uniform_share=0.0, band_px=4)
+    batch = sampler.draw(5000)
+    assert batch.mask.mean() == pytest.approx(0.6)
+    column, row = batch.pixels.long().unbind(-1)
+    near = torch.nn.functional.max_pool2d(SCENE.masks.float(), 9, 1, 4) > 0
+    assert near[batch.view, row, column].all()
+    drawn = torch.zeros_like(SCENE.masks, dtype=torch.bool)
+    drawn[batch.view, row, column] = True
+    for _ in range(30):
+        batch = sampler.draw(5000)
+        column, row = batch.pixels.long().unbind(-1)
+        drawn[batch.view, row, column] = True
+    assert (drawn == near).all()  # every pixel of object and band has its turn
+
+
+def test_uniform_share_reaches_everything():
+    batch = PixelSampler(SCENE, inside_share=0.0, uniform_share=1.0).draw(100_000)
+    share = (SCENE.masks > 0).float().mean()
+    assert float(batch.mask.mean()) == pytest.approx(float(share), abs=0.01)
+    counts = torch.bincount(batch.view, minlength=7)
+    assert (counts - 100_000 / 7).abs().max() < 600
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_masks_without_object_or_without_background(value):
+    scene = replace(SCENE, masks=torch.full_like(SCENE.masks, value))
+    assert len(PixelSampler(scene).draw(256)) == 256
+
+
+def test_one_pixel_and_no_pixels():
+    scene = replace(SCENE, images=SCENE.images[:1, :1, :1], masks=SCENE.masks[:1, :1, :1])
+    assert PixelSampler(scene).draw(3).pixels.tolist() == [[0, 0]] * 3
+    assert len(PixelSampler(SCENE).draw(0)) == 0
+
+
+def test_same_seed_same_pixels():
+    a, b, c = (PixelSampler(SCENE, seed=seed).draw(64).pixels for seed in (3, 3, 4))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_global_generator_is_left_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    sampler = PixelSampler(SCENE)
+    sampler.draw(10)
+    sampler.draw_from_image(10)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_each_epoch_is_a_permutation_of_the_images():
+    sampler = PixelSampler(SCENE)
+    epochs = []
+    for _ in range(4):
+        views = []
+        for _ in range(7):
+            drawn = sampler.draw_from_image(16).view.unique()
+            assert len(drawn) == 1
+            views.append(int(drawn))
+        assert sorted(views) == list(range(7))
+        epochs.append(tuple(views))
+    assert len(set(epochs)) > 1
+
+
+def test_resume_is_exact():
+    sampler = PixelSampler(SCENE, seed=5)
+    for _ in range(3):
+        sampler.draw(100)
+        sampler.draw_from_image(20)
+    state = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in sampler.state_dict().items()}
+    expected = [(sampler.draw(100).pixels, sampler.draw_from_image(20)) for _ in range(12)]
+    resumed = PixelSampler(SCENE, seed=99)
+    resumed.load_state_dict(state)
+    for pixels, batch in expected:
+        assert torch.equal(resumed.draw(100).pixels, pixels)
+        again = resumed.draw_from_image(20)
+        assert torch.equal(again.view, batch.view)
+        assert torch.equal(again.rgb, batch.rgb)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2, 3, 5, 8, 25, 100])
+def test_dilate_is_a_square_window(radius):
+    mask = torch.zeros(30, 41, dtype=torch.bool)
+    mask[4, 5] = mask[29, 40] = mask[15, 20] = True
+    expected = torch.nn.functional.max_pool2d(mask[None].float(), 2 * radius + 1, 1, radius)[0] > 0
+    assert torch.equal(dilate(mask, radius), expected)
+
+
+def test_bad_shares_are_refused():
+    with pytest.raises(ValueError, match="shares"):
+        PixelSampler(SCENE, inside_share=0.8, uniform_share=0.3)
