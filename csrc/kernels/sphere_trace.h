@@ -37,7 +37,7 @@ template <typename T>
 struct TraceState {
   T near, exit;        // where the ray enters (0: starts within) and leaves the bounding sphere
   T t;                 // where the front asks for a value
-  T from_t, from_g;    // last accepted sample of the front
+  T from_t, from_g;    // last accepted sample of the front (behind a hit, from_g is the last SDF)
   T far;               // the surface lies before this: exit, or the last sample from the back
   T back_t;            // where the back asks for a value
   T back_from_t;       // last accepted sample of the back
@@ -50,15 +50,17 @@ struct TraceFlags {
   int32_t status;
   int32_t orientation;  // 1 starts outside the object, -1 inside; 0 before the first value
   int32_t iterations, backtracks;
-  int32_t relaxed;       // false after an over-relaxed step had to be undone
   int32_t seek_minimum;  // on a hit, go on to the smallest SDF behind it
   int32_t back_iterations, back_backtracks;
 };
 
 constexpr int kTraceStateColumns = 12;
-constexpr int kTraceFlagColumns = 8;
+constexpr int kTraceFlagColumns = 7;
 static_assert(sizeof(TraceState<float>) == kTraceStateColumns * sizeof(float), "a row is a TraceState");
 static_assert(sizeof(TraceFlags) == kTraceFlagColumns * sizeof(int32_t), "a row is a TraceFlags");
+
+// Head on, the spheres of two samples just touch: rounding must not make that a gap.
+constexpr double kTouching = 1.0001;
 
 template <typename T>
 NSR_HD T larger(T a, T b) {
@@ -82,7 +84,6 @@ NSR_HD void start_ray(const T o[3], const T d[3], T radius, bool seek_minimum, T
   ray.best_f = T(INFINITY);
   flags = {};
   flags.status = meets ? kMarching : kOutside;
-  flags.relaxed = 1;
   flags.seek_minimum = seek_minimum;
 }
 
@@ -97,6 +98,7 @@ NSR_HD void note_value(TraceState<T>& ray, T t, T f) {
 // The next step of a ray behind its hit: on while the SDF falls, at most to the exit. Returns whether to go on.
 template <typename T>
 NSR_HD bool seek_minimum(const TraceOptions& options, TraceState<T>& ray, TraceFlags& flags, T f, bool falling) {
+  ray.from_g = f;
   const T step = larger(larger(std::fabs(f), T(options.min_step)), T(1e-3));
   ray.t += step;
   return falling && flags.iterations++ < options.max_iterations && ray.t <= ray.exit;
@@ -115,7 +117,7 @@ NSR_HD bool end_at_hit(const TraceOptions& options, RayStatus status, TraceState
 template <typename T>
 NSR_HD bool advance_front(const TraceOptions& options, TraceState<T>& ray, TraceFlags& flags, T f) {
   if (flags.status == kPassed) {
-    const bool falling = f < ray.best_f;  // false for NaN
+    const bool falling = f < ray.from_g;  // false for NaN
     note_value(ray, ray.t, f);
     return seek_minimum(options, ray, flags, f, falling);
   }
@@ -129,11 +131,12 @@ NSR_HD bool advance_front(const TraceOptions& options, TraceState<T>& ray, Trace
   const T g = f * T(flags.orientation);
   const T threshold = T(options.threshold), min_step = T(options.min_step);
 
-  if (!first && flags.relaxed) {  // Keinert et al. 2014: undo the step if the two unbounding spheres are disjoint
+  // Keinert et al. 2014: undo an over-relaxed step if the spheres of its two ends leave a gap, here of more than min_step.
+  // The paper then marches the rest of the ray plainly; going on over-relaxed costs fewer evaluations with that tolerance.
+  if (!first) {
     const T step = ray.t - ray.from_t, safe_step = larger(ray.from_g, min_step);
-    if (step > T(1.0001) * safe_step && std::fabs(g) + ray.from_g < step) {
+    if (step > T(kTouching) * safe_step && (std::fabs(g) + ray.from_g) * T(kTouching) + min_step < step) {
       ray.t = ray.from_t + safe_step;
-      flags.relaxed = 0;
       return true;
     }
   }
@@ -150,7 +153,7 @@ NSR_HD bool advance_front(const TraceOptions& options, TraceState<T>& ray, Trace
     flags.status = kUnfinished;
     return false;
   }
-  ray.t = ray.from_t + larger(flags.relaxed ? T(options.relaxation) * g : g, min_step);
+  ray.t = ray.from_t + larger(T(options.relaxation) * g, min_step);
   if (ray.t > ray.far) ray.t = ray.from_t + larger(g, min_step);  // only a safe step may leave the interval
   if (ray.t <= ray.far) return true;
   flags.status = kMissed;
@@ -236,9 +239,13 @@ template <typename T>
 NSR_HD void scan_samples(const T* f, int64_t samples, T orientation, int64_t& crossing, int64_t& minimum) {
   crossing = samples;
   minimum = 0;
-  for (int64_t k = 1; k < samples; ++k) {
-    if (crossing == samples && f[k - 1] * orientation > T(0) && f[k] * orientation <= T(0)) crossing = k;
-    if (f[k] < f[minimum] || !(f[minimum] == f[minimum])) minimum = k;
+  T smallest = T(INFINITY);
+  for (int64_t k = 0; k < samples; ++k) {
+    if (k > 0 && crossing == samples && f[k - 1] * orientation > T(0) && f[k] * orientation <= T(0)) crossing = k;
+    if (f[k] < smallest) {
+      smallest = f[k];
+      minimum = k;
+    }
   }
 }
 

@@ -32,7 +32,7 @@ class TraceOptions:
     radius: of the bounding sphere around the origin; rays are followed within it, from their origin if that is inside.
     max_iterations: steps per end. A ray that has not met the surface after so many goes to the sampler.
     threshold: |f| accepted as the surface; 0 accepts only a change of sign, which the secant search then refines.
-    relaxation: steps are so many times f, undone where the spheres of two samples do not overlap; 1 is plain marching.
+    relaxation: steps are so many times f, undone where the spheres of their ends leave a gap; 1 is plain marching.
     min_step: shortest step. It forces a ray through to a change of sign, and through features thinner than itself.
     both_ends: also march from the far end, which ends misses early and shortens the interval of the sampler.
     line_search_steps: after an overshoot (f < 0) so many times halve the step before accepting the change of sign.

@@ -1,7 +1,7 @@
 """The wavefront sphere tracer in plain PyTorch: the specification of the ops nsr::sphere_trace_*.
 
 csrc/kernels/sphere_trace.h explains the state machine; here each of its branches is a mask over all rays at once.
-`state` is [N, 12], `flags` int32 [N, 8] and `brackets` [B, 7], with the columns named below; item 2 r asks for the
+`state` is [N, 12], `flags` int32 [N, 7] and `brackets` [B, 7], with the columns named below; item 2 r asks for the
 front of ray r, item 2 r + 1 for its back.
 """
 
@@ -26,17 +26,15 @@ class Status(IntEnum):
 
 
 STATE = ("near", "exit", "t", "from_t", "from_g", "far", "back_t", "back_from_t", "best_t", "best_f", "hi_t", "hi_g")
-FLAGS = (
-    *("status", "orientation", "iterations", "backtracks", "relaxed", "seek_minimum"),
-    *("back_iterations", "back_backtracks"),
-)
+FLAGS = ("status", "orientation", "iterations", "backtracks", "seek_minimum", "back_iterations", "back_backtracks")
 BRACKET = ("lo_t", "lo_g", "hi_t", "hi_g", "t", "side", "orientation")
 SECANT_TOLERANCE = 1e-6
+TOUCHING = 1.0001
 
 
 def column(state: Tensor, name: str) -> Tensor:
     """A column of state, flags or brackets, as a view."""
-    names = {len(STATE): STATE, len(FLAGS): FLAGS, len(BRACKET): BRACKET}[state.shape[1]]
+    names = STATE if state.shape[1] == len(STATE) else BRACKET if state.is_floating_point() else FLAGS
     return state[:, names.index(name)]
 
 
@@ -48,7 +46,7 @@ def _store(names: tuple[str, ...], state: Tensor, rows: Tensor, values: SimpleNa
     state[rows] = torch.stack([getattr(values, name).to(state.dtype) for name in names], 1)
 
 
-def _put(values: SimpleNamespace, mask: Tensor, **changes: Tensor | float) -> None:
+def _put(values: SimpleNamespace, mask: Tensor, **changes: Tensor | float | int) -> None:
     """values.<name> = change where the mask holds."""
     for name, change in changes.items():
         old = getattr(values, name)
@@ -72,7 +70,6 @@ def sphere_trace_start(
     state = torch.stack([near, exit_, near, near, zero, exit_, exit_, exit_, best_t, best_f, zero, zero], 1)
     flags = torch.zeros(len(origins), len(FLAGS), dtype=torch.int32, device=origins.device)
     column(flags, "status")[:] = torch.where(meets, int(Status.MARCHING), int(Status.OUTSIDE))
-    column(flags, "relaxed")[:] = 1
     if seek_minimum is not None:
         column(flags, "seek_minimum")[:] = seek_minimum.int()
     return state, flags
@@ -119,7 +116,7 @@ def sphere_trace_march_(
 
 def _seek_minimum(options: SimpleNamespace, ray: SimpleNamespace, where: Tensor, f: Tensor, falling: Tensor) -> Tensor:
     """Moves the rays `where` on behind their hit; returns which of them go on."""
-    _put(ray, where, t=ray.t + f.abs().clamp(min=max(options.min_step, 1e-3)))
+    _put(ray, where, from_g=f, t=ray.t + f.abs().clamp(min=max(options.min_step, 1e-3)))
     more = where & falling & (ray.iterations < options.max_iterations)
     _put(ray, where & falling, iterations=ray.iterations + 1)
     return more & (ray.t <= ray.exit)
@@ -127,8 +124,8 @@ def _seek_minimum(options: SimpleNamespace, ray: SimpleNamespace, where: Tensor,
 
 def _advance_front(options: SimpleNamespace, ray: SimpleNamespace, f: Tensor) -> Tensor:
     passed = ray.status == Status.PASSED
-    falling = f < ray.best_f
-    _put(ray, falling, best_f=f, best_t=ray.t)
+    falling = f < ray.from_g
+    _put(ray, f < ray.best_f, best_f=f, best_t=ray.t)
     alive = _seek_minimum(options, ray, passed, f, falling)
     nan = ~passed & f.isnan()
     _put(ray, nan, status=Status.MISSED)
@@ -138,8 +135,9 @@ def _advance_front(options: SimpleNamespace, ray: SimpleNamespace, f: Tensor) ->
     _put(ray, first, orientation=torch.where(f < 0, -1, 1))
     g = f * ray.orientation
     step, safe_step = ray.t - ray.from_t, ray.from_g.clamp(min=options.min_step)
-    undo = rest & ~first & (ray.relaxed != 0) & (step > 1.0001 * safe_step) & (g.abs() + ray.from_g < step)
-    _put(ray, undo, t=ray.from_t + safe_step, relaxed=0)
+    gap = (g.abs() + ray.from_g) * TOUCHING + options.min_step < step
+    undo = rest & ~first & (step > TOUCHING * safe_step) & gap
+    _put(ray, undo, t=ray.from_t + safe_step)
     alive |= undo
     rest = rest & ~undo
 
@@ -161,8 +159,7 @@ def _advance_front(options: SimpleNamespace, ray: SimpleNamespace, f: Tensor) ->
     _put(ray, rest, iterations=ray.iterations + 1)
     _put(ray, finished, status=Status.UNFINISHED)
     rest = rest & ~finished
-    stretch = torch.where(ray.relaxed != 0, options.relaxation, 1.0).to(g.dtype)
-    t = ray.from_t + (stretch * g).clamp(min=options.min_step)
+    t = ray.from_t + (options.relaxation * g).clamp(min=options.min_step)
     t = torch.where(t > ray.far, ray.from_t + g.clamp(min=options.min_step), t)
     _put(ray, rest, t=t)
     inside = rest & (ray.t <= ray.far)
