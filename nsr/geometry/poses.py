@@ -13,6 +13,8 @@ from nsr.types import Cameras
 
 # Below this ratio of the second to the first principal extent, camera centres lie on a line and cannot fix a rotation.
 _COLLINEAR = 1e-3
+# The cameras' x axes span a plane (and are level in it) where their smallest variances are in these proportions.
+_LEVEL = 0.05
 
 
 # --------------------------------------------------------------------------------------------------------- rotations
@@ -186,11 +188,17 @@ def look_at(
 
 
 def mean_up(cameras: Cameras) -> Float[Tensor, " 3"]:
-    """[3] unit vector that is up for all cameras together: the mean of the directions towards the images' tops.
+    """[3] unit vector that is up for all cameras together.
 
-    Where these cancel (a ring of cameras turned on their side), it is the normal of the plane of the camera centres.
+    Cameras held level have their x axes horizontal, so up is the direction that is most nearly perpendicular to all of
+    them, wherever the cameras stand. Where they do not fix it (few views, or cameras turned on their side) it is the mean
+    of the directions towards the images' tops; where these cancel as well, the normal of the plane of the camera centres.
     """
     mean = -cameras.camera_to_world[:, :3, 1].mean(0)
+    spread, axes = torch.linalg.eigh(cameras.camera_to_world[:, :3, 0].T @ cameras.camera_to_world[:, :3, 0])
+    level = axes[:, 0] * torch.sign(axes[:, 0] @ mean)
+    if spread[1] > _LEVEL * spread[2] and spread[0] < _LEVEL * spread[1] and level @ mean > 0.5:
+        return level
     if mean.norm() < 0.5 and len(cameras) >= 3:
         centers = cameras.centers - cameras.centers.mean(0)
         normal = torch.linalg.svd(centers, full_matrices=False).Vh[-1]

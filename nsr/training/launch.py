@@ -83,7 +83,7 @@ def new_trainer(request: RunRequest, scene: Scene, train_views: list[int], holdo
         scene.select(train_views).to(check_device(request.device)),
         seed=request.seed,
         train_cameras=request.train_cameras,
-        meta=run_meta(scene, train_views, holdout_views),
+        meta=run_meta(request.data, scene, train_views, holdout_views),
     )
     if request.init_weights is not None:
         load_weights(trainer, request.init_weights)

@@ -69,6 +69,11 @@ class Optimisers:
         for member in self.members.values():
             member.zero_grad(set_to_none=True)
 
+    def gradient_norm(self) -> float:
+        """Length of the networks' gradient."""
+        grads = [p.grad for p in self.members["networks"].param_groups[0]["params"] if p.grad is not None]
+        return torch.stack(torch._foreach_norm(grads)).norm().item() if grads else 0.0
+
     def step(self) -> None:
         for member in self.members.values():
             member.step()

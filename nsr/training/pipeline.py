@@ -12,13 +12,14 @@ import trimesh
 from nsr.datasets.check import check_scene
 from nsr.evaluation.chamfer import evaluate_mesh
 from nsr.evaluation.report import preview_picture, render_mesh, write_metrics, write_report
-from nsr.geometry.meshes import save_mesh
+from nsr.geometry.meshes import load_mesh, save_mesh
 from nsr.geometry.poses import transform_cameras, turntable_cameras
+from nsr.geometry.raycast import Raycaster
 from nsr.models.idr import IDRModel
 from nsr.training.launch import RunRequest, new_trainer, open_scene, train
 from nsr.training.log import peak_memory_mb
 from nsr.training.results import evaluate_rendering, render_view, run_mesh
-from nsr.types import Scene
+from nsr.types import Cameras, Scene
 from nsr.utils.errors import DataError
 
 MEASURED_VIEWS = 8  # training views to measure on when none is held out
@@ -43,7 +44,8 @@ def reconstruct(
     scene, train_views, held = open_scene(request)
     if check:
         refuse_errors(scene.select(train_views), say)
-    reference = read_ground_truth(ground_truth or scene.ground_truth)
+    reference_file = ground_truth or scene.ground_truth
+    reference = load_mesh(reference_file) if reference_file is not None else None
     trainer = new_trainer(request, scene, train_views, held)
     say(f"{scene.name}: {len(train_views)} views of {scene.cameras.width}x{scene.cameras.height}, {len(held)} held out")
     train(trainer, out)
@@ -75,7 +77,7 @@ def reconstruct(
         seen_by = transform_cameras(scene.select(train_views).cameras, scene.world_from_scene)
         metrics |= evaluate_mesh(mesh, reference, seen_by, seed=0)
     write_metrics(out / "metrics.json", metrics)
-    write_pictures(out / "preview.png", out / "turntable.png", trainer.model, views, mesh)
+    write_pictures(out / "preview.png", out / "turntable.png", trainer.model, views, mesh, scene.cameras)
     write_report(
         out / "report.html",
         title=f"{scene.name}: {len(train_views)} views, {trainer.clock.seconds:.0f} s of training",
@@ -96,39 +98,44 @@ def refuse_errors(scene: Scene, say: Callable[[str], None]) -> None:
         raise DataError(f"{scene.source or scene.name}: " + "; ".join(errors))
 
 
-def read_ground_truth(path: Path | str | None) -> trimesh.Trimesh | None:
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        raise DataError(f"ground-truth mesh {path}: no such file; expected a mesh in world units (--gt FILE.ply|obj|stl)")
-    try:
-        mesh = trimesh.load(path, force="mesh", process=False)
-    except Exception as error:  # trimesh raises whatever its parsers do
-        raise DataError(f"ground-truth mesh {path}: cannot be read ({error}); expected a PLY, OBJ or STL mesh") from error
-    if len(mesh.faces) == 0:
-        raise DataError(f"ground-truth mesh {path}: has no faces; expected a triangle mesh in world units")
-    return mesh
-
-
 def evenly(items: list[int], count: int) -> list[int]:
     return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
 
 
-def write_pictures(preview: Path, turntable: Path, model: IDRModel, views: Scene, mesh: trimesh.Trimesh) -> None:
-    """Contact sheets: a few views as photograph, rendering, normals and mesh; and the mesh from all round."""
+def write_pictures(
+    preview: Path, turntable: Path, model: IDRModel, views: Scene, mesh: trimesh.Trimesh, cameras: Cameras
+) -> None:
+    """Contact sheets: a few views as photograph, rendering, normals and mesh; and the mesh from all round.
+
+    cameras: all of the scene's, which tell what is up and what is in front.
+    """
     in_world = transform_cameras(views.cameras, views.world_from_scene)
+    raycaster = Raycaster(mesh)
     rows = []
     for view in evenly(list(range(len(views))), PREVIEW_VIEWS):
         rgb, normal, hit = render_view(model, views.cameras, view)
         shown_normal = (0.5 + 0.5 * normal) * hit[..., None] + (~hit[..., None]).float()
-        pictures = [views.images[view], rgb, shown_normal, render_mesh(mesh, in_world, view)]
-        rows.append((views.view_names[view], pictures))
+        window = object_window(((views.masks[view] > 0) | hit.cpu()).numpy())
+        pictures = [views.images[view].numpy(), rgb, shown_normal, render_mesh(mesh, in_world, view, raycaster=raycaster)]
+        rows.append((views.view_names[view], [picture[window] for picture in pictures]))
     preview_picture(preview, rows, columns=("photograph", "rendering", "normals", "mesh"))
 
-    around = transform_cameras(turntable_cameras(views.cameras, TURNTABLE_VIEWS), views.world_from_scene)
-    rows = [
-        (label, [render_mesh(mesh, around, view, surface=surface) for view in range(TURNTABLE_VIEWS)])
+    around = transform_cameras(turntable_cameras(cameras, TURNTABLE_VIEWS), views.world_from_scene)
+    shown = {
+        label: [render_mesh(mesh, around, view, surface=surface, raycaster=raycaster) for view in range(TURNTABLE_VIEWS)]
         for label, surface in (("shape", "clay"), ("colour", "colors"))
-    ]
+    }
+    window = object_window(np.any([picture.min(axis=-1) < 255 for picture in shown["shape"]], axis=0))
+    rows = [(label, [picture[window] for picture in pictures]) for label, pictures in shown.items()]
     degrees = [f"{360 * view // TURNTABLE_VIEWS}°" for view in range(TURNTABLE_VIEWS)]
     preview_picture(turntable, rows, columns=degrees)
+
+
+def object_window(shown: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of a picture [H, W] around what is shown in it, with a small margin; all of it where nothing is."""
+    window = []
+    for axis, size in enumerate(shown.shape):
+        used = np.flatnonzero(shown.any(axis=1 - axis))
+        margin = size // 40
+        window.append(slice(max(used[0] - margin, 0), used[-1] + margin + 1) if used.size else slice(None))
+    return tuple(window)

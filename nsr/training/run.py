@@ -54,10 +54,10 @@ def split_views(count: int, views: list[int] | None, holdout: int) -> tuple[list
     return [view for view in used if view not in set(held)], held
 
 
-def run_meta(scene: Scene, train_views: list[int], holdout_views: list[int]) -> dict:
-    """What a checkpoint must remember of its data, beside the training state."""
+def run_meta(data: str, scene: Scene, train_views: list[int], holdout_views: list[int]) -> dict:
+    """What a checkpoint must remember of its data, beside the training state. data: what load_scene was given."""
     return {
-        "data_dir": scene.source,
+        "data_dir": str(Path(data).resolve()) if Path(data).is_dir() else data,
         "scene": scene.name,
         "train_views": train_views,
         "holdout_views": holdout_views,

@@ -72,9 +72,10 @@ class Trainer:
             progress=progress,
         )
         self.optimisers.zero_grad()
+        losses["loss"].backward()
+        # A gradient that is not finite anywhere is not finite in the layers behind the tables, which are quick to look at.
         values = {name: loss.item() for name, loss in losses.items()}
-        if self.guard.accepts(values):
-            losses["loss"].backward()
+        if self.guard.accepts({**values, "gradient": self.optimisers.gradient_norm()}):
             self.optimisers.step()
         self.clock.step += 1
         self.rays_seen += len(batch)
