@@ -55,6 +55,8 @@ def load_idr(path: str | Path, views: list[int] | None = None) -> Scene:
     files = find_files(folder)
     count = len(files.images)
     views = list(range(count)) if views is None else list(views)
+    if not views:
+        raise UsageError(f"{folder}: no view was chosen; expected at least one of 0 to {count - 1}")
     if out_of_range := [v for v in views if not 0 <= v < count]:
         raise UsageError(f"{folder}: view {out_of_range[0]} was asked for, but the scene has views 0 to {count - 1}")
 
@@ -62,7 +64,7 @@ def load_idr(path: str | Path, views: list[int] | None = None) -> Scene:
     numbers = camera_numbers(files, matrices)
     world = {view: _matrix(files.cameras, matrices, f"world_mat_{numbers[view]}") for view in range(count)}
     if f"scale_mat_{numbers[0]}" in matrices:
-        world_from_scene = _common_scale(files.cameras, matrices, [numbers[v] for v in views] or numbers)
+        world_from_scene = _common_scale(files.cameras, matrices, [numbers[v] for v in views])
     else:
         world_from_scene = _normalise(files, matrices, [world[v] for v in range(count)])
 

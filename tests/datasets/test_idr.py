@@ -63,6 +63,8 @@ def test_some_views_in_the_order_asked_for(folder):
     assert_same(load_idr(folder, views=[4, 1]), [4, 1])
     with pytest.raises(UsageError, match="views 0 to 5"):
         load_idr(folder, views=[6])
+    with pytest.raises(UsageError, match="no view"):
+        load_idr(folder, views=[])
 
 
 def test_images_that_are_part_of_a_larger_set_go_by_their_numbers(folder):
