@@ -63,7 +63,7 @@ def load_idr(path: str | Path, views: list[int] | None = None) -> Scene:
     matrices = _read_npz(files.cameras)
     numbers = camera_numbers(files, matrices)
     world = {view: _matrix(files.cameras, matrices, f"world_mat_{numbers[view]}") for view in range(count)}
-    if f"scale_mat_{numbers[0]}" in matrices:
+    if any(key.startswith("scale_mat_") and not key.startswith("scale_mat_inv") for key in matrices):
         world_from_scene = _common_scale(files.cameras, matrices, [numbers[v] for v in views])
     else:
         world_from_scene = _normalise(files, matrices, [world[v] for v in range(count)])

@@ -173,6 +173,7 @@ SPOILT = {
     "shape": (set_key("world_mat_3", np.eye(3)), r"world_mat_3 must be .* \[3, 3\]"),
     "missing key": (lambda f: rewrite(f, lambda m: m.pop("world_mat_3")), "5 cameras for 6 images.*world_mat_3"),
     "missing scale": (lambda f: rewrite(f, lambda m: m.pop("scale_mat_3")), "scale_mat_3 is missing"),
+    "missing first scale": (lambda f: rewrite(f, lambda m: m.pop("scale_mat_0")), "scale_mat_0 is missing"),
     "other keys": (lambda f: np.savez(f / "cameras.npz", poses=np.eye(4)), "no camera matrices.*found poses"),
     "different scales": (set_key("scale_mat_3", np.diag([2.0, 2, 2, 1])), "scale_mat_3 differs"),
     "uneven scale": (
