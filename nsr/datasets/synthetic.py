@@ -42,7 +42,7 @@ OBJECT_RADIUS = 0.81  # every shape lies in this ball of the scene frame
 # Scene to world: millimetres, far from the origin, so that a lost scale or offset shows.
 WORLD_FROM_SCENE = np.array([[120.0, 0, 0, 35.0], [0, 120.0, 0, -60.0], [0, 0, 120.0, 410.0], [0, 0, 0, 1.0]])
 
-_VERSION = 2  # of everything below; a new one retires the cached scenes
+_VERSION = 3  # of everything below; a new one retires the cached scenes
 _RESOLUTION = {"bust": 288, "dents": 192}  # marching cubes cells: 270 and 340 thousand triangles
 _SUPERSAMPLING = 2  # rays per pixel side
 _RAYS_AT_A_TIME = 2**18
@@ -282,7 +282,7 @@ class _Appearance:
         for start in range(0, len(points), 8192):  # keeps the waves of a chunk in the cache
             part = slice(start, start + 8192)
             field[part] = np.cos(points[part] @ self.waves + self.phases) @ self.amplitudes
-        return self.base * (1 + 0.85 * np.tanh(field))
+        return self.base * (1 + 0.72 * np.tanh(field))
 
     def shade(self, points: np.ndarray, normals: np.ndarray, to_eye: np.ndarray) -> np.ndarray:
         """Colours [N, 3] in [0, 1]: wrapped diffuse light and a weak, broad highlight (Blinn 1977) of the key light."""
@@ -294,18 +294,18 @@ class _Appearance:
 
 
 def _make_appearance(rng: np.random.Generator) -> _Appearance:
-    # Wavelengths evenly over the octaves; the shortest is 2.5 pixels of a 400x300 view, so it survives sampling.
-    count, longest, shortest = 96, 0.7, 0.018
+    # Wavelengths evenly over the octaves; the shortest is 3.5 pixels of a 400x300 view, so it survives sampling.
+    count, longest, shortest = 128, 0.5, 0.026
     wavelength = longest * (shortest / longest) ** ((np.arange(count) + rng.uniform(0, 1, count)) / count)
     direction = rng.normal(size=(count, 3))
     direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
-    amplitudes = 1.0 + 0.35 * rng.normal(size=(count, 3))  # mostly brightness, some colour
+    amplitudes = 1.0 + 0.22 * rng.normal(size=(count, 3))  # mostly brightness, some colour
     amplitudes *= 0.55 * np.sqrt(2 / count)
     lights = np.array([[0.50, 0.62, 0.60], [-0.80, 0.15, 0.45], [0.1, 0.2, -1.0], [0, 1.0, 0.1]])
     lights += rng.uniform(-0.08, 0.08, lights.shape)
     lights /= np.linalg.norm(lights, axis=-1, keepdims=True)
     waves = 2 * np.pi / wavelength * direction.T
-    base = np.array([0.52, 0.46, 0.41]) + rng.uniform(-0.03, 0.03, 3)
+    base = np.array([0.60, 0.52, 0.45]) + rng.uniform(-0.03, 0.03, 3)
     arrays = waves, rng.uniform(0, 2 * np.pi, count), amplitudes, base, lights, np.array([0.55, 0.22, 0.25, 0.15])
     return _Appearance(*(a.astype(np.float32) for a in arrays))
 
