@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsr.geometry.visual_hull import carve, hull_signed_distance
+from nsr.geometry.visual_hull import carve, grid_axis, hull_signed_distance
 from nsr.models.idr import IDRModel
 from nsr.models.losses import eikonal_loss
 from nsr.training.optimisers import Optimisers
@@ -21,6 +21,9 @@ def start_from_hull(model: IDRModel, scene: Scene, config: StartConfig, train: T
     Raises DataError when the masks and cameras have no common volume: then one of them is wrong.
     """
     occupancy = carve(scene.masks, scene.cameras, config.resolution)
+    # Few views see the corners of the cube, so they may survive the carving; the object lies in the unit ball.
+    axis = grid_axis(config.resolution, 1.0, occupancy.device)
+    occupancy &= axis[:, None, None].square() + axis[:, None].square() + axis.square() < 1.0
     if not occupancy.any():
         raise DataError(
             f"visual hull of {scene.name}: the masks of {len(scene)} views have no volume in common inside the unit sphere; "
@@ -28,13 +31,12 @@ def start_from_hull(model: IDRModel, scene: Scene, config: StartConfig, train: T
             "or start from a sphere with start.type=sphere"
         )
     target = hull_signed_distance(occupancy, 1.0).to(scene.masks.device)
-    _teach(model, target, occupancy, config, train, generator)
+    _teach(model, target, config, train, generator)
 
 
 def _teach(
     model: IDRModel,
     target: Tensor,
-    occupancy: Tensor,
     config: StartConfig,
     train: TrainConfig,
     generator: torch.Generator,
