@@ -1,7 +1,10 @@
 // Hash grid on the CPU: tiles of points, level by level, with the per-point maths of kernels/hash_grid.h in SIMD lanes.
 //
-// encode and contract run in parallel over points. scatter runs in parallel over levels: a level belongs to one thread, which
-// adds the points in their order, so the result is race-free and bit-identical for any number of threads.
+// encode and contract run in parallel over points. scatter runs in parallel over levels: a level belongs to one thread,
+// which adds the points in their order, so the result is race-free and bit-identical for any number of threads.
+//
+// The lane loops are marked ivdep rather than `omp simd`: that keeps small structs in memory, where gcc
+// gives up on them.
 #include <cstring>
 #include <type_traits>
 
@@ -11,7 +14,7 @@
 namespace nsr::cpu {
 namespace {
 
-constexpr int kTile = 32;         // points per tile: a few SIMD registers, and enough loads in flight to hide a cache miss
+constexpr int kTile = 32;        // points per tile: a few SIMD registers, and loads enough to hide a cache miss
 constexpr int64_t kGrain = 256;  // points below which a second thread costs more than it brings
 
 // Where the points of one tile fall in one level. Lanes past the end of the data repeat the last point.
@@ -21,6 +24,10 @@ struct TileCells {
   alignas(64) T ds[3][kTile];
   alignas(64) T dds[3][kTile];
   alignas(64) uint32_t entry[8][kTile];
+
+  NSR_HD CellPoint<T> point(int i) const {
+    return {s[0][i], s[1][i], s[2][i], ds[0][i], ds[1][i], ds[2][i], dds[0][i], dds[1][i], dds[2][i]};
+  }
 };
 
 template <typename T>
@@ -37,7 +44,7 @@ void load_points(const T* x, int count, T (*points)[kTile]) {
 template <bool kSmooth, typename T>
 void locate_on_axes(int32_t resolution, const T (*points)[kTile], TileCells<T>& cells, uint32_t (*cell)[kTile]) {
   for (int d = 0; d < 3; ++d) {
-#pragma omp simd
+#pragma GCC ivdep
     for (int i = 0; i < kTile; ++i) {
       const AxisPoint<T> axis = locate_on_axis(points[d][i], resolution, kSmooth);
       cell[d][i] = uint32_t(axis.cell);
@@ -50,7 +57,7 @@ void locate_on_axes(int32_t resolution, const T (*points)[kTile], TileCells<T>& 
 
 template <bool kHashed>
 void enumerate_corners(const GridLevel& level, const uint32_t (*cell)[kTile], uint32_t (*entry)[kTile]) {
-#pragma omp simd
+#pragma GCC ivdep
   for (int i = 0; i < kTile; ++i) {
     const uint32_t x0 = cell[0][i], x1 = x0 + 1;
     const uint32_t y0 = cell[1][i] * level.factor_y, y1 = y0 + level.factor_y;
@@ -79,7 +86,7 @@ void locate_tile(const HashGrid& grid, const GridLevel& level, const T (*points)
     enumerate_corners<false>(level, cell, cells.entry);
 }
 
-// values[f][c][i] = feature f of corner c of point i; `table` points at the level's first entry, first feature of the chunk.
+// values[f][c][i] = feature f of corner c of point i; `table` points at the level's first entry and chunk.
 template <int kChunk, typename T>
 void gather_corners(const T* table, int stride, const TileCells<T>& cells, TileCorners<T>* values) {
   for (int c = 0; c < 8; ++c) {
@@ -120,7 +127,7 @@ void encode_level(const HashGrid& grid, const TileCells<T>& cells, const T* tabl
     alignas(64) T out[4][kChunk][kTile];
     gather_corners<kChunk>(table + f0, features, cells, v);
     for (int f = 0; f < kChunk; ++f) {
-#pragma omp simd
+#pragma GCC ivdep
       for (int i = 0; i < kTile; ++i) {
         const CellValue<T> value =
             interpolate_cell(v[f][0][i], v[f][1][i], v[f][2][i], v[f][3][i], v[f][4][i], v[f][5][i], v[f][6][i],
@@ -172,6 +179,8 @@ struct TileCotangents {
   alignas(64) T a[kChunk][kTile];
   alignas(64) T b[3][kChunk][kTile];
 
+  NSR_HD CellCotangent<T> cotangent(int f, int i) const { return {a[f][i], b[0][f][i], b[1][f][i], b[2][f][i]}; }
+
   void load(const T* grad_h, const T* grad_jacobian, int64_t at, int64_t outputs, int count) {
     if (!grad_h || count < kTile) std::memset(a, 0, sizeof(a));
     if (!grad_jacobian || count < kTile) std::memset(b, 0, sizeof(b));
@@ -182,6 +191,26 @@ struct TileCotangents {
         for (int d = 0; d < 3; ++d) b[d][f][i] = grad_jacobian[3 * (at + i * outputs + f) + d];
   }
 };
+
+// Adds one level and chunk to grad[d][i], the gradient with respect to the points of one tile.
+template <int kChunk, typename T>
+void contract_tile(const TileCells<T>& cells, const TileCorners<T>* v, const TileCotangents<kChunk, T>& cotangents,
+                   T (*grad)[kTile]) {
+  for (int f = 0; f < kChunk; ++f) {
+#pragma GCC ivdep
+    for (int i = 0; i < kTile; ++i) {
+      const CellPoint<T> p = cells.point(i);
+      const T v0 = v[f][0][i], v1 = v[f][1][i], v2 = v[f][2][i], v3 = v[f][3][i];
+      const T v4 = v[f][4][i], v5 = v[f][5][i], v6 = v[f][6][i], v7 = v[f][7][i];
+      const CellValue<T> value = interpolate_cell(v0, v1, v2, v3, v4, v5, v6, v7, p.sx, p.sy, p.sz);
+      const CellTwist<T> twist = twist_of_cell(v0, v1, v2, v3, v4, v5, v6, v7, p.sx, p.sy, p.sz);
+      const CellGradient<T> g = contract_cell(value, twist, cotangents.cotangent(f, i), p);
+      grad[0][i] += g.x;
+      grad[1][i] += g.y;
+      grad[2][i] += g.z;
+    }
+  }
+}
 
 template <int kChunk, typename T>
 void contract(const HashGrid& grid, int64_t n, const T* x, const T* table, const T* grad_h, const T* grad_jacobian,
@@ -198,24 +227,7 @@ void contract(const HashGrid& grid, int64_t n, const T* x, const T* table, const
       for (int f0 = 0; f0 < grid.features; f0 += kChunk) {
         gather_corners<kChunk>(table + grid.level[l].offset * grid.features + f0, grid.features, cells, v);
         cotangents.load(grad_h, grad_jacobian, start * grid.outputs() + l * grid.features + f0, grid.outputs(), count);
-        for (int f = 0; f < kChunk; ++f) {
-#pragma omp simd
-          for (int i = 0; i < kTile; ++i) {
-            const T sx = cells.s[0][i], sy = cells.s[1][i], sz = cells.s[2][i];
-            const T ds[3] = {cells.ds[0][i], cells.ds[1][i], cells.ds[2][i]};
-            const T dds[3] = {cells.dds[0][i], cells.dds[1][i], cells.dds[2][i]};
-            const CellValue<T> value = interpolate_cell(v[f][0][i], v[f][1][i], v[f][2][i], v[f][3][i], v[f][4][i],
-                                                        v[f][5][i], v[f][6][i], v[f][7][i], sx, sy, sz);
-            const CellTwist<T> twist = twist_of_cell(v[f][0][i], v[f][1][i], v[f][2][i], v[f][3][i], v[f][4][i],
-                                                     v[f][5][i], v[f][6][i], v[f][7][i], sx, sy, sz);
-            T g[3] = {grad[0][i], grad[1][i], grad[2][i]};
-            contract_cell(value, twist, cotangents.a[f][i], cotangents.b[0][f][i], cotangents.b[1][f][i],
-                          cotangents.b[2][f][i], ds, dds, g);
-            grad[0][i] = g[0];
-            grad[1][i] = g[1];
-            grad[2][i] = g[2];
-          }
-        }
+        contract_tile<kChunk>(cells, v, cotangents, grad);
       }
     }
     for (int i = 0; i < count; ++i)
@@ -227,22 +239,26 @@ void contract(const HashGrid& grid, int64_t n, const T* x, const T* table, const
 template <int kChunk, typename T>
 void scatter_tile(const TileCells<T>& cells, const TileCotangents<kChunk, T>& cotangents, int count, int stride,
                   T* grad_table) {
-  alignas(64) T gradient[8][kTile][kChunk];
-  for (int c = 0; c < 8; ++c) {
-    for (int f = 0; f < kChunk; ++f) {
-#pragma omp simd
-      for (int i = 0; i < kTile; ++i) {
-        const T s[3] = {cells.s[0][i], cells.s[1][i], cells.s[2][i]};
-        const T ds[3] = {cells.ds[0][i], cells.ds[1][i], cells.ds[2][i]};
-        gradient[c][i][f] = corner_gradient(c, cotangents.a[f][i], cotangents.b[0][f][i], cotangents.b[1][f][i],
-                                            cotangents.b[2][f][i], s, ds);
-      }
+  alignas(64) T gradient[8][kChunk][kTile];
+  for (int f = 0; f < kChunk; ++f) {
+#pragma GCC ivdep
+    for (int i = 0; i < kTile; ++i) {
+      const CellPoint<T> p = cells.point(i);
+      const CellCotangent<T> g = cotangents.cotangent(f, i);
+      gradient[0][f][i] = corner_gradient(0, g, p);
+      gradient[1][f][i] = corner_gradient(1, g, p);
+      gradient[2][f][i] = corner_gradient(2, g, p);
+      gradient[3][f][i] = corner_gradient(3, g, p);
+      gradient[4][f][i] = corner_gradient(4, g, p);
+      gradient[5][f][i] = corner_gradient(5, g, p);
+      gradient[6][f][i] = corner_gradient(6, g, p);
+      gradient[7][f][i] = corner_gradient(7, g, p);
     }
   }
   for (int i = 0; i < count; ++i) {
     for (int c = 0; c < 8; ++c) {
       T* entry = grad_table + size_t(cells.entry[c][i]) * stride;
-      for (int f = 0; f < kChunk; ++f) entry[f] += gradient[c][i][f];
+      for (int f = 0; f < kChunk; ++f) entry[f] += gradient[c][f][i];
     }
   }
 }
@@ -301,9 +317,9 @@ void hash_grid_scatter(const HashGrid& grid, int64_t n, int64_t entries, const T
   });
 }
 
-#define NSR_INSTANTIATE(T)                                                                                              \
-  template void hash_grid_encode<T>(const HashGrid&, int64_t, const T*, const T*, T*, T*);                              \
-  template void hash_grid_contract<T>(const HashGrid&, int64_t, const T*, const T*, const T*, const T*, T*);            \
+#define NSR_INSTANTIATE(T)                                                                                             \
+  template void hash_grid_encode<T>(const HashGrid&, int64_t, const T*, const T*, T*, T*);                             \
+  template void hash_grid_contract<T>(const HashGrid&, int64_t, const T*, const T*, const T*, const T*, T*);           \
   template void hash_grid_scatter<T>(const HashGrid&, int64_t, int64_t, const T*, const T*, const T*, T*);
 NSR_INSTANTIATE(float)
 NSR_INSTANTIATE(double)

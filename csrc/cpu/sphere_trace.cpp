@@ -79,7 +79,8 @@ void sphere_trace_scan(int64_t rays, int64_t samples, const T* values, const T* 
                                       TraceFlags*, bool*);                                                           \
   template void sphere_trace_points<T>(int64_t, const int64_t*, const T*, const T*, const TraceState<T>*, T*);       \
   template void sphere_trace_secant<T>(int64_t, const int64_t*, const T*, TraceBracket<T>*, bool*);                  \
-  template void sphere_trace_secant_points<T>(int64_t, const int64_t*, const T*, const T*, const TraceBracket<T>*, T*); \
+  template void sphere_trace_secant_points<T>(int64_t, const int64_t*, const T*, const T*,                           \
+                                              const TraceBracket<T>*, T*);                                           \
   template void sphere_trace_scan<T>(int64_t, int64_t, const T*, const T*, int64_t*, int64_t*);
 NSR_INSTANTIATE(float)
 NSR_INSTANTIATE(double)

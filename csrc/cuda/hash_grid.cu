@@ -1,8 +1,8 @@
 // Hash grid on the GPU, with the per-point maths of kernels/hash_grid.h.
 //
-// encode and scatter have a thread per point and level: blocks of one level run together, so its part of the table stays in
-// the cache. contract has a thread per point that sums over the levels, and so needs no atomics and is deterministic;
-// scatter adds with atomics, whose order, and so the last bits, vary from run to run.
+// encode and scatter have a thread per point and level: blocks of one level run together, so its part of the table
+// stays in the cache. contract has a thread per point that sums over the levels, and so needs no atomics and is
+// deterministic; scatter adds with atomics, whose order, and so the last bits, vary from run to run.
 #include "../kernels/launch.h"
 #include "launch.cuh"
 
@@ -12,23 +12,19 @@ namespace {
 // Where one point falls in one level.
 template <typename T>
 struct Cell {
-  T s[3], ds[3], dds[3];
+  CellPoint<T> point;
   uint32_t entry[8];
 };
 
 template <typename T>
 __device__ Cell<T> locate(const HashGrid& grid, const GridLevel& level, const T* x) {
   Cell<T> cell;
-  uint32_t vertex[3];
-  for (int d = 0; d < 3; ++d) {
-    const AxisPoint<T> axis = locate_on_axis(x[d], level.resolution, grid.smoothstep);
-    vertex[d] = uint32_t(axis.cell);
-    cell.s[d] = axis.s;
-    cell.ds[d] = axis.ds;
-    cell.dds[d] = axis.dds;
-  }
+  const AxisPoint<T> ax = locate_on_axis(x[0], level.resolution, grid.smoothstep);
+  const AxisPoint<T> ay = locate_on_axis(x[1], level.resolution, grid.smoothstep);
+  const AxisPoint<T> az = locate_on_axis(x[2], level.resolution, grid.smoothstep);
+  cell.point = {ax.s, ay.s, az.s, ax.ds, ay.ds, az.ds, ax.dds, ay.dds, az.dds};
   for (int c = 0; c < 8; ++c) {
-    const uint32_t px = vertex[0] + (c & 1), py = vertex[1] + ((c >> 1) & 1), pz = vertex[2] + (c >> 2);
+    const uint32_t px = ax.cell + (c & 1), py = ay.cell + ((c >> 1) & 1), pz = az.cell + (c >> 2);
     cell.entry[c] = grid_entry(px, py * level.factor_y, pz * level.factor_z, level.hashed, level.mask);
   }
   return cell;
@@ -41,7 +37,7 @@ __device__ void gather(const T* level_table, int features, int f, const Cell<T>&
 
 template <typename T>
 __device__ CellValue<T> interpolate(const T v[8], const Cell<T>& cell) {
-  return interpolate_cell(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], cell.s[0], cell.s[1], cell.s[2]);
+  return interpolate_cell(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], cell.point.sx, cell.point.sy, cell.point.sz);
 }
 
 template <typename T>
@@ -62,21 +58,24 @@ __global__ void encode_kernel(HashGrid grid, int64_t n, const T* x, const T* tab
     const int64_t at = i * grid.outputs() + l * grid.features + f;
     h[at] = value.h;
     if (!jacobian) continue;
-    jacobian[3 * at] = active ? value.hx * cell.ds[0] : T(0);
-    jacobian[3 * at + 1] = active ? value.hy * cell.ds[1] : T(0);
-    jacobian[3 * at + 2] = active ? value.hz * cell.ds[2] : T(0);
+    jacobian[3 * at] = active ? value.hx * cell.point.dx : T(0);
+    jacobian[3 * at + 1] = active ? value.hy * cell.point.dy : T(0);
+    jacobian[3 * at + 2] = active ? value.hz * cell.point.dz : T(0);
   }
 }
 
-// The cotangents (a, B) of one output; null pointers are zeros.
+// The cotangents of one output; null pointers are zeros.
 template <typename T>
-struct Cotangent {
-  T a, b[3];
-  __device__ Cotangent(const T* grad_h, const T* grad_jacobian, int64_t at) {
-    a = grad_h ? grad_h[at] : T(0);
-    for (int d = 0; d < 3; ++d) b[d] = grad_jacobian ? grad_jacobian[3 * at + d] : T(0);
+__device__ CellCotangent<T> load_cotangent(const T* grad_h, const T* grad_jacobian, int64_t at) {
+  CellCotangent<T> cotangent = {};
+  if (grad_h) cotangent.a = grad_h[at];
+  if (grad_jacobian) {
+    cotangent.bx = grad_jacobian[3 * at];
+    cotangent.by = grad_jacobian[3 * at + 1];
+    cotangent.bz = grad_jacobian[3 * at + 2];
   }
-};
+  return cotangent;
+}
 
 template <typename T>
 __global__ void contract_kernel(HashGrid grid, int64_t n, const T* x, const T* table, const T* grad_h,
@@ -90,11 +89,13 @@ __global__ void contract_kernel(HashGrid grid, int64_t n, const T* x, const T* t
     for (int f = 0; f < grid.features; ++f) {
       T v[8];
       gather(table + level.offset * grid.features, grid.features, f, cell, v);
-      const Cotangent<T> cotangent(grad_h, grad_jacobian, i * grid.outputs() + l * grid.features + f);
-      const CellTwist<T> twist =
-          twist_of_cell(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], cell.s[0], cell.s[1], cell.s[2]);
-      contract_cell(interpolate(v, cell), twist, cotangent.a, cotangent.b[0], cotangent.b[1], cotangent.b[2], cell.ds,
-                    cell.dds, grad);
+      const CellCotangent<T> g = load_cotangent(grad_h, grad_jacobian, i * grid.outputs() + l * grid.features + f);
+      const CellPoint<T>& p = cell.point;
+      const CellTwist<T> twist = twist_of_cell(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], p.sx, p.sy, p.sz);
+      const CellGradient<T> gradient = contract_cell(interpolate(v, cell), twist, g, p);
+      grad[0] += gradient.x;
+      grad[1] += gradient.y;
+      grad[2] += gradient.z;
     }
   }
   for (int d = 0; d < 3; ++d) grad_x[3 * i + d] = grad[d];
@@ -109,9 +110,9 @@ __global__ void scatter_kernel(HashGrid grid, int64_t n, const T* x, const T* gr
   const GridLevel& level = grid.level[l];
   const Cell<T> cell = locate(grid, level, x + 3 * i);
   for (int f = 0; f < grid.features; ++f) {
-    const Cotangent<T> cotangent(grad_h, grad_jacobian, i * grid.outputs() + l * grid.features + f);
+    const CellCotangent<T> g = load_cotangent(grad_h, grad_jacobian, i * grid.outputs() + l * grid.features + f);
     for (int c = 0; c < 8; ++c) {
-      const T gradient = corner_gradient(c, cotangent.a, cotangent.b[0], cotangent.b[1], cotangent.b[2], cell.s, cell.ds);
+      const T gradient = corner_gradient(c, g, cell.point);
       if (gradient != T(0)) atomicAdd(grad_table + (level.offset + cell.entry[c]) * grid.features + f, gradient);
     }
   }

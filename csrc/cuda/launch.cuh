@@ -17,8 +17,9 @@ inline unsigned blocks_for(int64_t items) { return unsigned((items + kThreads - 
 }  // namespace nsr::cuda
 
 // NSR_CUDA_LAUNCH(stream, items, kernel<T>, arguments...); launch errors surface in torch's next check of the stream.
-#define NSR_CUDA_LAUNCH(stream, items, kernel, ...)                                                                     \
-  do {                                                                                                                  \
-    if ((items) > 0)                                                                                                    \
-      kernel<<<nsr::cuda::blocks_for(items), nsr::cuda::kThreads, 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__); \
+#define NSR_CUDA_LAUNCH(stream, items, kernel, ...)                                                 \
+  do {                                                                                              \
+    const unsigned nsr_blocks = nsr::cuda::blocks_for(items);                                       \
+    const auto nsr_stream = static_cast<cudaStream_t>(stream);                                      \
+    if (nsr_blocks > 0) kernel<<<nsr_blocks, nsr::cuda::kThreads, 0, nsr_stream>>>(__VA_ARGS__);    \
   } while (false)

@@ -1,5 +1,5 @@
-// Adam (Kingma and Ba 2015, algorithm 1) for tables of which a step touches few entries (Mueller et al. 2022, section 4):
-// an entry whose gradient is exactly zero keeps its value and its moments; the bias correction counts all steps.
+// Adam (Kingma and Ba 2015, algorithm 1) for tables of which a step touches few entries (Mueller et al. 2022, section
+// 4): an entry whose gradient is exactly zero keeps its value and its moments; the bias correction counts all steps.
 #pragma once
 
 #include <cmath>

@@ -1,8 +1,8 @@
 // Multi-resolution hash grid (Mueller et al. 2022): geometry of a level, interpolation in a cell, and its derivatives.
 //
-// A level is a vertex grid of `resolution` cells per axis over the cube [-1, 1]^3. Inside a cell the encoding is trilinear
-// in s = (s_x, s_y, s_z), where s_d(x_d) is the fraction of the cell (linear) or 3t^2 - 2t^3 of it (smoothstep), so with the
-// corner values v_c, c = b_x + 2 b_y + 4 b_z,
+// A level is a vertex grid of `resolution` cells per axis over the cube [-1, 1]^3. Inside a cell the encoding is
+// trilinear in s = (s_x, s_y, s_z), where s_d(x_d) is the fraction of the cell (linear) or 3t^2 - 2t^3 of it
+// (smoothstep), so with the corner values v_c, c = b_x + 2 b_y + 4 b_z,
 //     h = sum_c v_c prod_d (b_d ? s_d : 1 - s_d)
 //     dh/dx_d = s_d' h_{s_d},   d2h/dx_d^2 = s_d'' h_{s_d},   d2h/dx_d dx_e = s_d' s_e' h_{s_d s_e}.
 // Everything nsr does with a grid is one of three maps, all linear in the table:
@@ -118,32 +118,39 @@ NSR_HD CellTwist<T> twist_of_cell(T v0, T v1, T v2, T v3, T v4, T v5, T v6, T v7
   return {dxy0 + sz * (dxy1 - dxy0), dxz0 + sy * (dxz1 - dxz0), dyz0 + sx * (dyz1 - dyz0)};
 }
 
-// Weight with which vertex b (0 or 1) of an axis enters, and the derivative of that weight.
+// Where a point lies in its cell, axis by axis: s, ds/dx, d2s/dx2.
 template <typename T>
-NSR_HD T vertex_weight(int b, T s) {
-  return b ? s : T(1) - s;
-}
+struct CellPoint {
+  T sx, sy, sz, dx, dy, dz, ddx, ddy, ddz;
+};
+
+// The cotangents of one feature: a of h, and B = (bx, by, bz) of J.
+template <typename T>
+struct CellCotangent {
+  T a, bx, by, bz;
+};
 
 template <typename T>
-NSR_HD T vertex_slope(int b, T ds) {
-  return b ? ds : -ds;
-}
+struct CellGradient {
+  T x, y, z;
+};
 
-// d/dx of a h + B . J for one feature of one cell, given ds/dx and d2s/dx2 of the three axes.
+// d/dx of a h + B . J for one feature of one cell.
 template <typename T>
-NSR_HD void contract_cell(const CellValue<T>& c, const CellTwist<T>& t, T a, T b0, T b1, T b2, const T ds[3], const T dds[3],
-                          T grad[3]) {
-  grad[0] += c.hx * (a * ds[0] + b0 * dds[0]) + ds[0] * (b1 * ds[1] * t.hxy + b2 * ds[2] * t.hxz);
-  grad[1] += c.hy * (a * ds[1] + b1 * dds[1]) + ds[1] * (b0 * ds[0] * t.hxy + b2 * ds[2] * t.hyz);
-  grad[2] += c.hz * (a * ds[2] + b2 * dds[2]) + ds[2] * (b0 * ds[0] * t.hxz + b1 * ds[1] * t.hyz);
+NSR_HD CellGradient<T> contract_cell(CellValue<T> h, CellTwist<T> t, CellCotangent<T> g, CellPoint<T> p) {
+  const T bx = g.bx * p.dx, by = g.by * p.dy, bz = g.bz * p.dz;
+  return {h.hx * (g.a * p.dx + g.bx * p.ddx) + p.dx * (by * t.hxy + bz * t.hxz),
+          h.hy * (g.a * p.dy + g.by * p.ddy) + p.dy * (bx * t.hxy + bz * t.hyz),
+          h.hz * (g.a * p.dz + g.bz * p.ddz) + p.dz * (bx * t.hxz + by * t.hyz)};
 }
 
 // d/dv_c of a h + B . J for one feature and corner c = cx + 2 cy + 4 cz.
 template <typename T>
-NSR_HD T corner_gradient(int c, T a, T b0, T b1, T b2, const T s[3], const T ds[3]) {
-  const T wx = vertex_weight(c & 1, s[0]), wy = vertex_weight((c >> 1) & 1, s[1]), wz = vertex_weight(c >> 2, s[2]);
-  const T gx = vertex_slope(c & 1, ds[0]), gy = vertex_slope((c >> 1) & 1, ds[1]), gz = vertex_slope(c >> 2, ds[2]);
-  return wz * (wy * (a * wx + b0 * gx) + b1 * wx * gy) + b2 * gz * (wx * wy);
+NSR_HD T corner_gradient(int c, CellCotangent<T> g, CellPoint<T> p) {
+  const T wx = c & 1 ? p.sx : T(1) - p.sx, gx = c & 1 ? p.dx : -p.dx;  // weight of the vertex, and its derivative
+  const T wy = c & 2 ? p.sy : T(1) - p.sy, gy = c & 2 ? p.dy : -p.dy;
+  const T wz = c & 4 ? p.sz : T(1) - p.sz, gz = c & 4 ? p.dz : -p.dz;
+  return wz * (wy * (g.a * wx + g.bx * gx) + g.by * gy * wx) + g.bz * gz * (wx * wy);
 }
 
 }  // namespace nsr

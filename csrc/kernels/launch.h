@@ -1,6 +1,7 @@
 // What cpu/ and cuda/ export to torch/: plain pointers to contiguous arrays, T in {float, double}.
 //
-// nsr::cpu works on host pointers with parallel_for; nsr::cuda enqueues on `stream` (a cudaStream_t) and returns at once.
+// nsr::cpu works on host pointers with parallel_for; nsr::cuda enqueues on `stream` (a cudaStream_t) and returns at
+// once.
 #pragma once
 
 #include <cstdint>

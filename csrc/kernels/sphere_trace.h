@@ -1,10 +1,10 @@
-// Sphere tracing as a state machine per ray: it asks for the SDF at one point (two when it marches from both ends), takes
-// the value, and either asks again or ends. Nothing here knows who evaluates the SDF, so the wavefront ops of nsr.ops and a
-// kernel with the network inside share it.
+// Sphere tracing as a state machine per ray: it asks for the SDF at one point (two when it marches from both ends),
+// takes the value, and either asks again or ends. Nothing here knows who evaluates the SDF, so the wavefront ops of
+// nsr.ops and a kernel with the network inside share it.
 //
-// Sources: Hart 1996 (sphere tracing); Keinert et al. 2014 (over-relaxation); Yariv et al. 2020, supplementary "ray-surface
-// intersection" (both ends, line search, sampler, secant). All values are oriented: g = f if the ray starts outside the
-// object, -f if it starts inside, so that a hit is always the first change of g from + to -.
+// Sources: Hart 1996 (sphere tracing); Keinert et al. 2014 (over-relaxation); Yariv et al. 2020, supplementary
+// "ray-surface intersection" (both ends, line search, sampler, secant). All values are oriented: g = f if the ray
+// starts outside the object, -f if it starts inside, so that a hit is always the first change of g from + to -.
 #pragma once
 
 #include <cmath>
@@ -67,7 +67,7 @@ NSR_HD T larger(T a, T b) {
   return a > b ? a : b;
 }
 
-// State of a ray before its first value. A ray that misses the sphere keeps its closest approach to the centre as best_t.
+// State of a ray before its first value. One that misses the sphere keeps its closest approach to the centre as best_t.
 template <typename T>
 NSR_HD void start_ray(const T o[3], const T d[3], T radius, bool seek_minimum, TraceState<T>& ray, TraceFlags& flags) {
   const T closest = -(o[0] * d[0] + o[1] * d[1] + o[2] * d[2]);
@@ -131,8 +131,9 @@ NSR_HD bool advance_front(const TraceOptions& options, TraceState<T>& ray, Trace
   const T g = f * T(flags.orientation);
   const T threshold = T(options.threshold), min_step = T(options.min_step);
 
-  // Keinert et al. 2014: undo an over-relaxed step if the spheres of its two ends leave a gap, here of more than min_step.
-  // The paper then marches the rest of the ray plainly; going on over-relaxed costs fewer evaluations with that tolerance.
+  // Keinert et al. 2014: undo an over-relaxed step if the spheres of its two ends leave a gap, here of more than
+  // min_step. The paper then marches the rest of the ray plainly; going on over-relaxed costs fewer evaluations with
+  // that tolerance.
   if (!first) {
     const T step = ray.t - ray.from_t, safe_step = larger(ray.from_g, min_step);
     if (step > T(kTouching) * safe_step && (std::fabs(g) + ray.from_g) * T(kTouching) + min_step < step) {
@@ -179,8 +180,9 @@ NSR_HD bool advance_back(const TraceOptions& options, TraceState<T>& ray, TraceF
   return true;
 }
 
-// What a wavefront evaluates: item 2 r asks for the front of ray r, item 2 r + 1 for its back, in ascending order. A ray ends
-// with its front, so the item after a front is its own back or belongs to another ray. Handles the front `i` and its back.
+// What a wavefront evaluates: item 2 r asks for the front of ray r, item 2 r + 1 for its back, in ascending order. A
+// ray ends with its front, so the item after a front is its own back or belongs to another ray. Handles the front `i`
+// and its back.
 template <typename T>
 NSR_HD void advance_item(const TraceOptions& options, int64_t i, int64_t items, const int64_t* item, const T* values,
                          TraceState<T>* state, TraceFlags* flags, bool* alive) {
@@ -213,8 +215,8 @@ NSR_HD void aim_secant(TraceBracket<T>& bracket) {
   bracket.t = inside ? t : T(0.5) * (bracket.lo_t + bracket.hi_t);
 }
 
-// Takes f = SDF(o + bracket.t d): regula falsi, with the Illinois rule (Dowell and Jarratt 1971) that halves the value of an
-// end which stays for a second time. Returns whether another value may improve bracket.t.
+// Takes f = SDF(o + bracket.t d): regula falsi, with the Illinois rule (Dowell and Jarratt 1971) that halves the value
+// of an end which stays for a second time. Returns whether another value may improve bracket.t.
 template <typename T>
 NSR_HD bool advance_secant(TraceBracket<T>& bracket, T f) {
   const T g = f * bracket.orientation;
@@ -234,7 +236,8 @@ NSR_HD bool advance_secant(TraceBracket<T>& bracket, T f) {
   return true;
 }
 
-// First k >= 1 where oriented samples change from + to - (`samples` if none), and where the SDF is smallest (NaN ignored).
+// First k >= 1 where oriented samples change from + to - (`samples` if none), and where the SDF is smallest (NaN
+// ignored).
 template <typename T>
 NSR_HD void scan_samples(const T* f, int64_t samples, T orientation, int64_t& crossing, int64_t& minimum) {
   crossing = samples;

@@ -16,8 +16,8 @@ void check_entry_tensor(const Tensor& tensor, const Tensor& value, const char* n
               tensor.scalar_type(), ", ", tensor.device());
 }
 
-void adam_touched_(const Tensor& value, const Tensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq, int64_t step,
-                   double lr, double beta1, double beta2, double eps, bool zero_grad) {
+void adam_touched_(const Tensor& value, const Tensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq,
+                   int64_t step, double lr, double beta1, double beta2, double eps, bool zero_grad) {
   check_entry_tensor(value, value, "value");
   check_entry_tensor(grad, value, "grad");
   check_entry_tensor(exp_avg, value, "exp_avg");

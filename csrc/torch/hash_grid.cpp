@@ -1,4 +1,5 @@
-// hash_grid and its derivatives: checks, allocation, dispatch. Schemas in library.cpp, documentation in nsr/ops/hash_grid.py.
+// hash_grid and its derivatives: checks, allocation, dispatch. Schemas in library.cpp, documentation in
+// nsr/ops/hash_grid.py.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -36,8 +37,8 @@ HashGrid make_grid(const Tensor& table, IntArrayRef resolutions, IntArrayRef off
   TORCH_CHECK(levels >= 1 && levels <= kMaxGridLevels, op, ": expected 1 to ", kMaxGridLevels, " levels, got ", levels);
   TORCH_CHECK(int64_t(offsets.size()) == levels + 1, op, ": expected ", levels + 1, " offsets, got ", offsets.size());
   TORCH_CHECK(active >= 0 && active <= levels, op, ": expected active_levels in [0, ", levels, "], got ", active);
-  TORCH_CHECK(offsets[0] == 0 && offsets[levels] == table.size(0), op, ": expected offsets from 0 to the ", table.size(0),
-              " entries of the table, got ", offsets);
+  TORCH_CHECK(offsets[0] == 0 && offsets[levels] == table.size(0), op, ": expected offsets from 0 to the ",
+              table.size(0), " entries of the table, got ", offsets);
   HashGrid grid;
   grid.levels = int32_t(levels);
   grid.active_levels = int32_t(active);

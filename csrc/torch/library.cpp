@@ -38,10 +38,11 @@ std::string build_info() {
 TORCH_LIBRARY(nsr, m) {
   m.def("build_info() -> str", &build_info);
 
-  m.def("adam_touched_(Tensor(a!) value, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, int step, float lr, "
-        "float beta1, float beta2, float eps, bool zero_grad) -> ()");
+  m.def("adam_touched_(Tensor(a!) value, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, int step, "
+        "float lr, float beta1, float beta2, float eps, bool zero_grad) -> ()");
 
-  m.def("sphere_trace_start(Tensor origins, Tensor directions, float radius, Tensor? seek_minimum) -> (Tensor, Tensor)");
+  m.def("sphere_trace_start(Tensor origins, Tensor directions, float radius, Tensor? seek_minimum) -> "
+        "(Tensor, Tensor)");
   m.def("sphere_trace_march_(Tensor(a!) state, Tensor(b!) flags, Tensor items, Tensor? values, Tensor origins, "
         "Tensor directions, int max_iterations, int line_search_steps, float threshold, float relaxation, "
         "float min_step) -> (Tensor, Tensor)");

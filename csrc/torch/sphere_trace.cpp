@@ -1,4 +1,5 @@
-// The wavefront tracer: checks, allocation, dispatch, compaction. Schemas in library.cpp, use in nsr/ops/sphere_trace.py.
+// The wavefront tracer: checks, allocation, dispatch, compaction. Schemas in library.cpp, use in
+// nsr/ops/sphere_trace.py.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/masked_select.h>
@@ -23,7 +24,8 @@ void check(const Tensor& tensor, at::ScalarType dtype, IntArrayRef shape, const 
 }
 
 int64_t check_rays(const Tensor& origins, const Tensor& directions, const char* op) {
-  TORCH_CHECK(origins.dim() == 2 && origins.size(1) == 3, "nsr::", op, ": expected origins [N, 3], got ", origins.sizes());
+  TORCH_CHECK(origins.dim() == 2 && origins.size(1) == 3, "nsr::", op, ": expected origins [N, 3], got ",
+              origins.sizes());
   check(origins, origins.scalar_type(), origins.sizes(), origins, "origins", op);
   check(directions, origins.scalar_type(), origins.sizes(), origins, "directions", op);
   return origins.size(0);
@@ -50,7 +52,8 @@ std::tuple<Tensor, Tensor> sphere_trace_start(const Tensor& origins, const Tenso
   AT_DISPATCH_FLOATING_TYPES(origins.scalar_type(), "sphere_trace_start", [&] {
     NSR_LAUNCH(origins, sphere_trace_start, rays, origins.const_data_ptr<scalar_t>(),
                directions.const_data_ptr<scalar_t>(), radius,
-               seek_minimum ? seek_minimum->const_data_ptr<bool>() : nullptr, states<scalar_t>(state), flag_rows(flags));
+               seek_minimum ? seek_minimum->const_data_ptr<bool>() : nullptr, states<scalar_t>(state),
+               flag_rows(flags));
   });
   return {state, flags};
 }
@@ -87,8 +90,9 @@ std::tuple<Tensor, Tensor> sphere_trace_march_(const Tensor& state, const Tensor
 }
 
 // The same for brackets of a sign change.
-std::tuple<Tensor, Tensor> sphere_trace_secant_(const Tensor& brackets, const Tensor& rows, const OptionalTensor& values,
-                                                const Tensor& origins, const Tensor& directions) {
+std::tuple<Tensor, Tensor> sphere_trace_secant_(const Tensor& brackets, const Tensor& rows,
+                                                const OptionalTensor& values, const Tensor& origins,
+                                                const Tensor& directions) {
   const char* op = "sphere_trace_secant_";
   const int64_t rays = check_rays(origins, directions, op);
   check(brackets, origins.scalar_type(), {rays, kTraceBracketColumns}, origins, "brackets", op);
@@ -113,7 +117,8 @@ std::tuple<Tensor, Tensor> sphere_trace_secant_(const Tensor& brackets, const Te
 
 std::tuple<Tensor, Tensor> sphere_trace_scan(const Tensor& values, const Tensor& orientation) {
   const char* op = "sphere_trace_scan";
-  TORCH_CHECK(values.dim() == 2 && values.size(1) >= 1, "nsr::", op, ": expected values [R, S >= 1], got ", values.sizes());
+  TORCH_CHECK(values.dim() == 2 && values.size(1) >= 1, "nsr::", op, ": expected values [R, S >= 1], got ",
+              values.sizes());
   check(values, values.scalar_type(), values.sizes(), values, "values", op);
   check(orientation, values.scalar_type(), {values.size(0)}, values, "orientation", op);
   const Tensor crossing = at::empty({values.size(0)}, values.options().dtype(at::kLong));
