@@ -8,3 +8,10 @@
 #else
 #define NSR_HD inline
 #endif
+
+// Asks for the cache line at `address`, to be written soon.
+#if defined(__GNUC__) && !defined(__CUDA_ARCH__)
+#define NSR_PREFETCH(address) __builtin_prefetch(address, 1)
+#else
+#define NSR_PREFETCH(address) ((void)(address))
+#endif
