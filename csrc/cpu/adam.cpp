@@ -1,7 +1,7 @@
 // Adam over touched entries on the CPU: blocks without any gradient cost one read of the gradient.
 //
 // Touched blocks lie scattered over tables larger than the cache. So they are listed first, without a branch to
-// mispredict, and updated with the loads of the blocks ahead under way: twice as fast as updating them as they are found.
+// mispredict, and updated with the loads of the blocks ahead under way: twice as fast as updating them when found.
 #include <cstring>
 
 #include "../kernels/launch.h"
@@ -35,7 +35,8 @@ void update(const AdamRates<T> rates, int count, T* __restrict value, T* __restr
 
 // Updates the touched ones of `blocks` <= kListed blocks.
 template <typename T>
-void update_listed(const AdamRates<T>& rates, int blocks, T* value, T* gradient, T* mean, T* square, bool zero_gradient) {
+void update_listed(const AdamRates<T>& rates, int blocks, T* value, T* gradient, T* mean, T* square,
+                   bool zero_gradient) {
   int touched[kListed + kAhead];
   int count = 0;
   for (int block = 0; block < blocks; ++block) {
