@@ -58,7 +58,7 @@ class RenderingNetwork(nn.Module):
     ) -> Float[Tensor, "N 3"]:
         parts = [self.point_encoder(points)]
         if self.view_encoder is not None:
-            parts.append(self.view_encoder(view_dirs))
+            parts.append(self.view_encoder(-view_dirs))  # IDR's network is told the way to the camera; so are its old weights
         if self.mode != "no_normal":
             parts.append(normals)
         parts.append(features)
