@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from nsr import __version__
@@ -38,19 +41,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code and never raises, but for argparse's own SystemExit in --help."""
     set_thread_policy()
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        with _sigterm_raises():
+            code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
     except BrokenPipeError:
         # The reader (head, less) has gone. Point stdout elsewhere, or the interpreter complains as it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Terminated:
+        return _fail("stopped by SIGTERM; run again", RetriableError.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except NsrError as error:
         return _fail(str(error), error.exit_code)
     except Exception as error:
         return _unexpected(error)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as Python itself makes SIGINT a KeyboardInterrupt: what is being written is tidied up on the way out."""
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def handle(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous if previous is not None else signal.SIG_DFL)
 
 
 def _run(argv: list[str]) -> int:
@@ -109,7 +134,8 @@ def _unexpected(error: Exception) -> int:
         message = f"out of memory ({reason}); run again with fewer rays or a lower resolution"
         return _fail(message, RetriableError.exit_code)
     if isinstance(error, OSError) and error.strerror is not None:
-        place = f"{error.filename}: " if error.filename is not None else ""
+        path = error.filename2 or error.filename  # of a renaming, the name that was asked for
+        place = f"{path}: " if path is not None else ""
         return _fail(f"{place}{error.strerror}", NsrError.exit_code)
     traceback.print_exc()
     print(f"nsr: error: {type(error).__name__}: {error} (a defect of nsr, please report it)", file=sys.stderr)

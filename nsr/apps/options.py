@@ -1,13 +1,48 @@
-"""Checks of command-line values that several programs share; each raises UsageError before anything costly begins."""
+"""Checks of command-line values that several programs share; each is a usage error before anything costly begins."""
 
 from __future__ import annotations
 
+import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from nsr.utils.errors import UsageError
 
 MAX_RESOLUTION = 2048
+
+
+def seconds(text: str) -> float:
+    """An argparse type: a length of time."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text!r}")
+    return value
+
+
+def whole_number(least: int, what: str):
+    """An argparse type: an integer from `least` up; `what` says in the error what it counts."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value < 2**63:
+            raise argparse.ArgumentTypeError(f"expected {what}, a whole number from {least} up, got {text!r}")
+        return value
+
+    return parse
+
+
+def check_folder(path: Path, option: str) -> None:
+    """An output folder may exist or not, but nothing on its way may be a file."""
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise UsageError(f"{option} {path}: {place} is a file; expected a folder, or a name that is free")
 
 
 def check_resolution(resolution: int) -> None:

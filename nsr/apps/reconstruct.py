@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nsr.utils.errors import UsageError
+from nsr.apps.options import check_folder, check_resolution, seconds, whole_number
+from nsr.utils.errors import ConfigError, DataError, UsageError
 
 FILES = {
     "mesh.ply": "mesh",
@@ -32,13 +33,17 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("data", metavar="DATA", help="scene folder, or the name of a built-in scene (bust, dents)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default runs/<scene>)")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="training time (default: the configuration's, 60)")
+    parser.add_argument("--budget", type=seconds, metavar="SECONDS", help="training time (default: the configuration's, 60)")
     parser.add_argument("--encoder", metavar="NAME", help="use confs/encoders/NAME/instant.conf")
     parser.add_argument("--conf", help="use this configuration instead (default instant)")
     parser.add_argument("--views", metavar="N|LIST", help="how many views to use, or which (default all)")
-    parser.add_argument("--holdout", type=int, default=0, metavar="K", help="views kept from training to measure PSNR on")
+    parser.add_argument(
+        "--holdout", type=whole_number(0, "views"), default=0, metavar="K", help="views kept from training to measure PSNR on"
+    )
     parser.add_argument("--gt", type=Path, metavar="MESH", help="ground-truth mesh in world units (default: the scene's own)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random draw (default 0)")
+    parser.add_argument(
+        "--seed", type=whole_number(0, "a seed"), default=0, metavar="N", help="seed of every random draw (default 0)"
+    )
     parser.add_argument("--resolution", type=int, default=256, help="marching-cubes cells per axis (default 256)")
     parser.add_argument("--train_cameras", action="store_true", help="refine the camera poses as well")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
@@ -49,14 +54,18 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def run_reconstruct(args: argparse.Namespace) -> int:
+    out = args.out or Path("runs") / Path(args.data).resolve().name
+    check_folder(out, "--out")
+    check_resolution(args.resolution)
+    if args.gt is not None and not args.gt.is_file():
+        raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
+
     from nsr.training.launch import RunRequest
     from nsr.training.pipeline import reconstruct
 
-    if args.encoder and args.conf:
-        raise UsageError("--encoder and --conf exclude each other: --encoder NAME stands for --conf encoders/NAME/instant")
     request = RunRequest(
         data=args.data,
-        conf=args.conf or (f"encoders/{args.encoder}/instant" if args.encoder else "instant"),
+        conf=choose_conf(args.conf, args.encoder),
         overrides=tuple(args.overrides),
         views=args.views,
         holdout=args.holdout,
@@ -65,10 +74,24 @@ def run_reconstruct(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=args.device,
     )
-    out = args.out or Path("runs") / Path(args.data).name
     metrics = reconstruct(request, out, ground_truth=args.gt, resolution=args.resolution, check=not args.no_check, say=print)
     for name, value in metrics.items():
         print(f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}")
     for name, what in FILES.items():
         print(f"{what:10} {out / name}")
     return 0
+
+
+def choose_conf(conf: str | None, encoder: str | None) -> str:
+    """The configuration's name from --conf or --encoder. Raises UsageError for both, ConfigError for an unknown encoder."""
+    if encoder is None:
+        return conf or "instant"
+    if conf is not None:
+        raise UsageError("--encoder and --conf exclude each other: --encoder NAME stands for --conf encoders/NAME/instant")
+    from nsr.config import find_conf
+
+    try:
+        find_conf(f"encoders/{encoder}/instant")
+    except ConfigError as error:
+        raise ConfigError(f"--encoder {encoder}: unknown encoder: {error}") from error
+    return f"encoders/{encoder}/instant"

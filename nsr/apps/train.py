@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+from nsr.apps.options import check_folder, seconds, whole_number
+from nsr.utils.errors import UsageError
 
 EXAMPLES = """examples:
   nsr train --data_dir data/DTU --scan_id 65
@@ -12,8 +16,9 @@ EXAMPLES = """examples:
   nsr train --expname cup --is_continue --budget 300
   nsr train --data_dir photos/cup loss.eikonal_weight=0.2 sampling.rays=2048
 
-The run is written to EXPS_FOLDER/EXPNAME[_SCAN_ID]/<time stamp>. Exit codes: 0 done; 75 stopped with its state saved, run again
-with --is_continue; anything else is final."""
+The run is written to EXPS_FOLDER/EXPNAME[_SCAN_ID]/<time stamp>. --nepoch or --budget alone is the run's only end, whatever
+the configuration says; with both, the run ends at the first. A continued run keeps its configuration, views and seed; only its
+end may move. Exit codes: 0 done; 75 stopped with its state saved, run again with --is_continue; anything else is final."""
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
@@ -24,15 +29,18 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     data.add_argument("--data_dir", help="scene folder, or a folder of scans when --scan_id is given, or a built-in scene")
     data.add_argument("--scan_id", help="scan to train on: DATA_DIR/scan<ID>")
     data.add_argument("--views", help="which views to use: a number of them, or a list such as 0,3,5-9 (default: all)")
-    data.add_argument("--holdout", type=int, default=0, help="evenly spaced views to keep from training (default 0)")
+    data.add_argument(
+        "--holdout", type=whole_number(0, "views"), default=0, help="evenly spaced views to keep from training (default 0)"
+    )
+    data.add_argument("--no-check", action="store_true", help="train even where `nsr data check` finds errors")
     run = parser.add_argument_group("run")
     run.add_argument("--conf", default="instant", help="configuration file, or a name below confs/ (default instant)")
     run.add_argument("--expname", help="name of the experiment (default: the configuration's name)")
     run.add_argument("--exps_folder", default="exps", type=Path, help="where experiments are kept (default exps)")
-    run.add_argument("--nepoch", type=int, help="epochs to train for, from the run's beginning")
-    run.add_argument("--budget", type=float, metavar="SECONDS", help="seconds to train for, from the run's beginning")
+    run.add_argument("--nepoch", type=whole_number(1, "epochs"), help="epochs to train for, from the run's beginning")
+    run.add_argument("--budget", type=seconds, metavar="SECONDS", help="seconds to train for, from the run's beginning")
     run.add_argument("--train_cameras", action="store_true", help="refine the camera poses as well")
-    run.add_argument("--seed", type=int, default=0, help="seed of every random draw (default 0)")
+    run.add_argument("--seed", type=whole_number(0, "a seed"), default=0, help="seed of every random draw (default 0)")
     run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
     again = parser.add_argument_group("continuing")
@@ -48,13 +56,16 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    from nsr.training.launch import RunRequest, continue_trainer, new_trainer, open_scene, train
-    from nsr.training.run import find_run_folder, new_run_folder
-    from nsr.utils.errors import UsageError
-
     experiment = args.expname or Path(args.conf).stem
     if args.scan_id is not None:
         experiment = f"{experiment}_{args.scan_id}"
+    check_folder(args.exps_folder / experiment, "--exps_folder")
+    if args.data_dir is None and not args.is_continue:
+        raise UsageError("nsr train: expected --data_dir DIR (a scene folder, or bust or dents), or --is_continue")
+
+    from nsr.training.launch import RunRequest, continue_trainer, new_trainer, open_scene, refuse_errors, train
+    from nsr.training.run import find_run_folder, new_run_folder
+
     request = RunRequest(
         data=_scene_folder(args.data_dir, args.scan_id),
         conf=args.conf,
@@ -71,10 +82,11 @@ def run_train(args: argparse.Namespace) -> int:
     if args.is_continue:
         folder = find_run_folder(args.exps_folder, experiment, args.timestamp)
         trainer = continue_trainer(folder, args.checkpoint, request)
-    elif args.data_dir is None:
-        raise UsageError("nsr train: expected --data_dir DIR (a scene folder, or bust or dents), or --is_continue")
     else:
-        trainer = new_trainer(request, *open_scene(request))
+        scene, train_views, holdout_views = open_scene(request)
+        if not args.no_check:
+            refuse_errors(scene.select(train_views), say=lambda text: print(text, file=sys.stderr))
+        trainer = new_trainer(request, scene, train_views, holdout_views)
         folder = new_run_folder(args.exps_folder, experiment)
     train(trainer, folder, tensorboard=args.tensorboard)
     print(f"{folder}: {trainer.clock.step} steps in {trainer.clock.seconds:.1f} s; next: nsr mesh {folder}")

@@ -113,7 +113,7 @@ def _check_is_safetensors(path: Path) -> None:
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
         raise CheckpointError(
             f"{path}: a pickle (torch.save), not an nsr checkpoint; it was not opened, since a pickle can run code. "
-            "Weights of the original IDR are read with load_legacy_idr"
+            "Weights of the original IDR are read by `nsr train --init_weights FILE.pth` (load_legacy_idr)"
         )
     raise CheckpointError(
         f"{path}: truncated, or not an nsr checkpoint (no safetensors header); use an earlier one or train again"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,25 +12,32 @@ import torch
 from PIL import Image
 
 from nsr.config import bind, to_tree
+from nsr.datasets.check import check_scene
 from nsr.datasets.detect import load_scene, parse_views
 from nsr.training.checkpoint import load_checkpoint, load_legacy_idr, unflatten
 from nsr.training.guards import TerminationSignal
 from nsr.training.log import MetricsLog
 from nsr.training.results import render_view
-from nsr.training.run import checkpoint_path, run_meta, split_views
+from nsr.training.run import checkpoint_path, data_place, load_run_scene, reading, run_meta, split_views
 from nsr.training.settings import Config
 from nsr.training.trainer import Trainer
 from nsr.types import Scene
-from nsr.utils.errors import CheckpointError, UsageError
-from nsr.utils.files import atomic_write, file_lock
-from nsr.utils.hocon import find_conf, load_tree, to_hocon
+from nsr.utils.errors import CheckpointError, DataError, UsageError
+from nsr.utils.files import LOCK_NAME, atomic_write, file_lock
+from nsr.utils.hocon import find_conf, load_tree, override_tree, to_hocon
 
 PREVIEW_WIDTH = 320
+# What a continued run may do otherwise than the one it continues: when it ends, and what it writes on the way.
+MAY_CHANGE = ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "max_bad_steps")
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What the command line asks of a run. data: scene folder or built-in name; views, holdout: see split_views."""
+    """What the command line asks of a run.
+
+    data: scene folder or built-in name; views, holdout: see split_views; nepoch, budget: one given without the other is the
+    run's only end.
+    """
 
     data: str
     conf: str = "instant"
@@ -44,20 +54,23 @@ class RunRequest:
 
 def read_config(request: RunRequest) -> Config:
     """The configuration file with the command line's overrides, bound and checked."""
-    overrides = list(request.overrides)
-    if request.nepoch is not None:
-        overrides.append(f"train.nepoch={request.nepoch}")
-    if request.budget is not None:
-        overrides.append(f"train.budget={request.budget}")
-    tree, source = load_tree(find_conf(request.conf), overrides)
+    tree, source = load_tree(find_conf(request.conf), _overrides(request))
     return bind(Config, tree, source)
+
+
+def _overrides(request: RunRequest) -> list[str]:
+    """The overrides asked for, and the run's end as further ones."""
+    overrides = list(request.overrides)
+    if request.nepoch is not None or request.budget is not None:
+        overrides += [f"train.nepoch={request.nepoch or 0}", f"train.budget={request.budget or 0}"]
+    return overrides
 
 
 def check_device(name: str) -> torch.device:
     """Raises UsageError when the device does not exist here."""
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
             f"--device {name}: not usable here ({str(error).splitlines()[0]}); `nsr doctor` lists devices"
@@ -66,13 +79,29 @@ def check_device(name: str) -> torch.device:
 
 
 def open_scene(request: RunRequest) -> tuple[Scene, list[int], list[int]]:
-    """The whole scene, the training views and the held-out views."""
+    """The whole scene, the training views and the held-out views.
+
+    Mistakes in the configuration and the device are found first: reading photographs takes a while.
+    """
+    read_config(request)
+    check_device(request.device)
     scene = load_scene(request.data)
     views = parse_views(request.views, len(scene)) if request.views else None
     try:
         return scene, *split_views(len(scene), views, request.holdout)
     except ValueError as error:
         raise UsageError(f"--holdout {request.holdout}: {error}") from error
+
+
+def refuse_errors(scene: Scene, say: Callable[[str], None]) -> None:
+    """Raises DataError with every error that the check of a scene finds; warnings are said."""
+    findings = check_scene(scene)
+    for finding in findings:
+        if finding.level == "warning":
+            say(f"warning: {finding.message} ({finding.advice})")
+    errors = [f"{finding.message} ({finding.advice})" for finding in findings if finding.level == "error"]
+    if errors:
+        raise DataError(f"{scene.source or scene.name}: " + "; ".join(errors) + "; --no-check trains nevertheless")
 
 
 def new_trainer(request: RunRequest, scene: Scene, train_views: list[int], holdout_views: list[int]) -> Trainer:
@@ -95,8 +124,9 @@ def load_weights(trainer: Trainer, file: Path) -> None:
     if file.suffix == ".pth":
         weights = load_legacy_idr(file)
     else:
-        checkpoint = load_checkpoint(checkpoint_path(file))
-        weights = unflatten("run", checkpoint.tensors, checkpoint.meta["state"])["model"]
+        checkpoint = load_checkpoint(checkpoint_path(file) if file.is_dir() else file)
+        with reading(file):
+            weights = unflatten("run", checkpoint.tensors, checkpoint.meta["state"])["model"]
     try:
         trainer.model.load_state_dict(weights)
     except RuntimeError as error:
@@ -107,29 +137,59 @@ def load_weights(trainer: Trainer, file: Path) -> None:
 
 
 def continue_trainer(run: Path, checkpoint: str, request: RunRequest) -> Trainer:
-    """The trainer of an earlier run, as it was at its checkpoint; of its configuration, nepoch and budget may change."""
-    saved = load_checkpoint(checkpoint_path(run, checkpoint))
-    meta = saved.meta
-    config = bind(Config, meta["config"], str(run))
-    train = replace(
-        config.train,
-        nepoch=config.train.nepoch if request.nepoch is None else request.nepoch,
-        budget=config.train.budget if request.budget is None else request.budget,
-    )
-    scene = load_scene(meta["data_dir"]).select(meta["train_views"]).to(check_device(request.device))
-    kept = {key: meta[key] for key in ("data_dir", "scene", "train_views", "holdout_views", "world_from_scene")}
-    trainer = Trainer(replace(config, train=train), scene, seed=meta["seed"], train_cameras=meta["train_cameras"], meta=kept)
-    trainer.resume(saved)
+    """The trainer of an earlier run, as it was at its checkpoint.
+
+    It keeps its configuration, views and seed: what `request` says about them may repeat the run's values, and change those of
+    MAY_CHANGE. `request.data` is where the photographs are now, "" for where they were. Raises UsageError for other changes,
+    CheckpointError and DataError when the checkpoint or the photographs are not usable.
+    """
+    file = checkpoint_path(run, checkpoint)
+    if not file.is_file():
+        found = ", ".join(sorted(path.stem for path in file.parent.glob("*.safetensors"))) or "none"
+        raise CheckpointError(
+            f"{run}: no checkpoint {checkpoint!r}, found {found}; choose one with --checkpoint or --timestamp; "
+            "a run that was stopped before its first checkpoint has to be started again"
+        )
+    saved = load_checkpoint(file)
+    device = check_device(request.device)
+    with reading(file):
+        meta = saved.meta
+        config = _continued_config(meta["config"], run, request)
+        data = data_place(request.data) if request.data else meta["data_dir"]
+        size, seed, train_cameras = meta["state"]["cameras"]["size"], meta["seed"], meta["train_cameras"]
+        kept = {key: meta[key] for key in ("scene", "train_views", "holdout_views", "world_from_scene")}
+    if request.train_cameras and not train_cameras:
+        raise UsageError(f"--train_cameras: the run in {run} has fixed cameras; start a new run to refine them")
+    scene = load_run_scene(data, kept["train_views"] + kept["holdout_views"], size).select(kept["train_views"]).to(device)
+    trainer = Trainer(config, scene, seed=seed, train_cameras=train_cameras, meta={"data_dir": data, **kept})
+    with reading(file):
+        trainer.resume(saved)
     return trainer
+
+
+def _continued_config(saved: dict, run: Path, request: RunRequest) -> Config:
+    """The configuration of a run with the changes that a continuation may make."""
+    before = bind(Config, saved, str(run))
+    config = bind(Config, *override_tree([(str(run), saved)], _overrides(request)))
+    allowed = replace(before, train=replace(before.train, **{name: getattr(config.train, name) for name in MAY_CHANGE}))
+    if config != allowed:
+        names = ", ".join(f"train.{name}" for name in MAY_CHANGE)
+        raise UsageError(
+            f"{' '.join(request.overrides)}: the run in {run} continues with the configuration it began with; only {names} "
+            "may change. Leave the rest out, or start a new run (--init_weights takes over its weights)"
+        )
+    return config
 
 
 def train(trainer: Trainer, folder: Path, *, tensorboard: bool = False) -> None:
     """Run the trainer to its end in a folder of its own: configuration, metrics, previews, checkpoints.
 
-    Raises what Trainer.fit raises, and UsageError when another process is writing the folder.
+    The first checkpoint is written before the first step. Raises what Trainer.fit raises, and UsageError when another process
+    is writing the folder. Nothing is left behind by a run that cannot begin.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder), TerminationSignal() as signal:
+    with _run_folder(folder), TerminationSignal() as signal:
+        trainer.start()  # may find that the masks contradict the cameras: nothing is written yet
+        trainer.save(folder)
         with atomic_write(folder / "runconf.conf") as file:
             file.write(to_hocon(to_tree(trainer.config)))
         with MetricsLog(folder, resume_step=trainer.clock.step, tensorboard=tensorboard) as log:
@@ -147,6 +207,18 @@ def train(trainer: Trainer, folder: Path, *, tensorboard: bool = False) -> None:
                     write_preview(trainer, folder / "plots" / f"step_{trainer.clock.step:06d}.png")
 
             trainer.fit(folder, on_step=on_step, signal=signal)
+
+
+@contextmanager
+def _run_folder(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process; a folder in which nothing but the lock was made is removed after an error."""
+    with file_lock(folder):
+        try:
+            yield
+        except BaseException:
+            if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
+                shutil.rmtree(folder)
+            raise
 
 
 def write_preview(trainer: Trainer, path: Path) -> None:

@@ -9,18 +9,16 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from nsr.datasets.check import check_scene
 from nsr.evaluation.chamfer import evaluate_mesh
 from nsr.evaluation.report import preview_picture, render_mesh, write_metrics, write_report
 from nsr.geometry.meshes import load_mesh, save_mesh
 from nsr.geometry.poses import transform_cameras, turntable_cameras
 from nsr.geometry.raycast import Raycaster
 from nsr.models.idr import IDRModel
-from nsr.training.launch import RunRequest, new_trainer, open_scene, train
+from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, train
 from nsr.training.log import peak_memory_mb
 from nsr.training.results import evaluate_rendering, render_view, run_mesh
 from nsr.types import Cameras, Scene
-from nsr.utils.errors import DataError
 
 MEASURED_VIEWS = 8  # training views to measure on when none is held out
 PREVIEW_VIEWS = 4
@@ -85,17 +83,6 @@ def reconstruct(
         pictures=[out / "preview.png", out / "turntable.png"],
     )
     return metrics
-
-
-def refuse_errors(scene: Scene, say: Callable[[str], None]) -> None:
-    """Raises DataError with every error that the check of a scene finds; warnings are said."""
-    findings = check_scene(scene)
-    for finding in findings:
-        if finding.level == "warning":
-            say(f"warning: {finding.message} ({finding.advice})")
-    errors = [f"{finding.message} ({finding.advice})" for finding in findings if finding.level == "error"]
-    if errors:
-        raise DataError(f"{scene.source or scene.name}: " + "; ".join(errors))
 
 
 def evenly(items: list[int], count: int) -> list[int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +19,7 @@ from nsr.training.checkpoint import Checkpoint, load_checkpoint, unflatten
 from nsr.training.schedule import show_detail
 from nsr.training.settings import Config
 from nsr.types import Cameras, Scene
-from nsr.utils.errors import CheckpointError
+from nsr.utils.errors import CheckpointError, DataError
 
 LATEST = "latest"
 
@@ -38,7 +41,20 @@ class Run:
 
     def load_scene(self) -> Scene:
         """The scene the run was trained on, with all its views."""
-        return load_scene(self.data_dir)
+        views = [*self.train_views, *self.holdout_views]
+        return load_run_scene(self.data_dir, views, (self.cameras.width, self.cameras.height))
+
+
+def load_run_scene(data: str, views: Sequence[int], size: Sequence[int]) -> Scene:
+    """The whole scene of a run. DataError when it no longer has the run's views, or images of another size [width, height]."""
+    scene = load_scene(data)
+    now = (scene.cameras.width, scene.cameras.height)
+    if max(views) >= len(scene) or now != tuple(size):
+        raise DataError(
+            f"{data}: not the data of this run, which used views up to {max(views)} of {size[0]}x{size[1]} pixels; found "
+            f"{len(scene)} views of {now[0]}x{now[1]}. Put the original photographs back (train: or name their --data_dir)"
+        )
+    return scene
 
 
 def split_views(count: int, views: list[int] | None, holdout: int) -> tuple[list[int], list[int]]:
@@ -57,7 +73,7 @@ def split_views(count: int, views: list[int] | None, holdout: int) -> tuple[list
 def run_meta(data: str, scene: Scene, train_views: list[int], holdout_views: list[int]) -> dict:
     """What a checkpoint must remember of its data, beside the training state. data: what load_scene was given."""
     return {
-        "data_dir": str(Path(data).resolve()) if Path(data).is_dir() else data,
+        "data_dir": data_place(data),
         "scene": scene.name,
         "train_views": train_views,
         "holdout_views": holdout_views,
@@ -65,11 +81,21 @@ def run_meta(data: str, scene: Scene, train_views: list[int], holdout_views: lis
     }
 
 
+def data_place(data: str) -> str:
+    """What to give load_scene in another working directory: the full path of a folder, the name of a built-in scene."""
+    return str(Path(data).resolve()) if Path(data).is_dir() else data
+
+
 def new_run_folder(experiments: Path, name: str) -> Path:
-    """experiments/name/<time stamp>, as IDR lays its experiments out; created."""
-    folder = experiments / name / datetime.now().strftime("%Y_%m_%d_%H_%M_%S")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """experiments/name/<time stamp>, as IDR lays its experiments out; created, and this caller's alone."""
+    stamp = datetime.now().strftime("%Y_%m_%d_%H_%M_%S")
+    for number in itertools.count(1):
+        folder = experiments / name / (stamp if number == 1 else f"{stamp}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:  # another run began in this second
+            continue
+        return folder
 
 
 def find_run_folder(experiments: Path, name: str, timestamp: str = LATEST) -> Path:
@@ -96,8 +122,15 @@ def load_run(path: Path | str, device: torch.device | str = "cpu") -> Run:
     path = Path(path)
     file = checkpoint_path(path)
     checkpoint = load_checkpoint(file)
-    try:
+    with reading(file):
         return _open(checkpoint, file, device)
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """A whole checkpoint that does not hold what a run's has is a CheckpointError."""
+    try:
+        yield
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"{file}: the checkpoint lacks {error}; expected one that `nsr train` wrote; train again or choose another file"

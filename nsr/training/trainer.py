@@ -110,15 +110,14 @@ class Trainer:
         on_step: Callable[[Trainer, dict[str, float]], None] | None = None,
         signal: TerminationSignal | None = None,
     ) -> None:
-        """Train to the end of the schedule, with checkpoints in `folder`.
+        """Start, unless that has been done, and train to the end of the schedule, with checkpoints in `folder`.
 
         on_step is called after every step with the losses; its time is not counted as training time.
         Raises RetriableError after saving, when a signal asks to stop or memory runs out at the smallest batch;
         TrainingError when the losses stay non-finite.
         """
+        self.start()
         self.clock.start()
-        if not self.started:
-            self._start()
         saved = time.monotonic()
         while not self.clock.finished:
             losses = self._step_within_memory(folder)
@@ -136,10 +135,18 @@ class Trainer:
         if folder is not None:
             self.save(folder)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Bring a new model to the surface that training begins with; counted as training time. Once only.
+
+        Raises DataError when the masks have no visual hull.
+        """
+        if self.started:
+            return
+        self.clock.start()
         if self.config.start.type == "hull":
             show_detail(self.model, self.config.train, 0.0)
             start_from_hull(self.model, self.scene, self.config.start, self.config.train, self.generator)
+        self.clock.pause()
         self.started = True
 
     def _step_within_memory(self, folder: Path | None) -> dict[str, float]:

@@ -64,7 +64,11 @@ def load_tree(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict, So
     Returns the plain nested dict and where it came from. ConfigError: missing file or include, bad syntax, a
     substitution that does not resolve, an override that is not `dotted.key=value`.
     """
-    files = [(str(file), _parse_file(file)) for file in _include_order(Path(path))]
+    return override_tree([(str(file), _parse_file(file)) for file in _include_order(Path(path))], overrides)
+
+
+def override_tree(files: Sequence[tuple[str, dict]], overrides: Sequence[str]) -> tuple[dict, Source]:
+    """The last of some named trees with `key=value` overrides on top, and where it came from; see load_tree."""
     layers = [(f"override {text!r}", _parse_override(text)) for text in overrides]
     tree = files[-1][1]
     for _, override in layers:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
+import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
 import pytest
 import torch
 
-from nsr.apps.main import COMMANDS, main
+from nsr.apps.main import COMMANDS, Terminated, main
 from nsr.utils import errors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +93,7 @@ def test_debug_shows_the_traceback(command, capsys, monkeypatch):
     ("error", "code", "text"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated(), 75, "stopped by SIGTERM; run again"),
         (MemoryError(), 75, "out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 75, "out of memory (CUDA"),
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 1, "/x/y: Permission denied"),
@@ -101,6 +105,22 @@ def test_errors_of_the_machine_are_one_line(command, capsys, error, code, text):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert text in lines[0]
+
+
+def test_sigterm_tidies_up_and_is_retriable(command, capsys, tmp_path):
+    from nsr.utils.files import atomic_write
+
+    def action(args):
+        with atomic_write(tmp_path / "mesh.ply") as file:
+            file.write("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert command(action)() == 75
+    assert capsys.readouterr().err == "nsr: error: stopped by SIGTERM; run again\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_real_lack_of_memory_on_the_cpu_is_retriable(command, capsys):
