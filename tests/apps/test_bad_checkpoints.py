@@ -1,0 +1,171 @@
+"""Checkpoints and run folders that cannot be used, through every command that opens one: refused, and left as they are."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from support.refusals import CHECKPOINT, CONFIG, DATA, USAGE, files_in
+from support.spoiled_scene import cut, new_cameras
+
+from nsr.utils.files import file_lock
+
+
+class Trap:
+    """A pickle of this writes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_the_trap_works(tmp_path):
+    pickle.loads(pickle.dumps(Trap(tmp_path / "sprung")))
+    assert (tmp_path / "sprung").exists()
+
+
+@pytest.fixture
+def exps(run, tmp_path) -> Path:
+    """A folder of experiments with the finished run as tiny/run."""
+    (tmp_path / "exps" / "tiny").mkdir(parents=True)
+    run.rename(tmp_path / "exps" / "tiny" / "run")
+    return tmp_path / "exps"
+
+
+@pytest.fixture
+def refused_by_all(exps, scene, conf, tmp_path, refused):
+    """A function that damages the run's checkpoint; every command that opens it has to refuse it, and write nothing."""
+    run, other = exps / "tiny" / "run", tmp_path / "other"
+    file = run / "checkpoints" / "latest.safetensors"
+
+    def check(damage: Callable[[Path], None], *words: str) -> None:
+        damage(file)
+        before = {path: path.read_bytes() for path in files_in(run)}
+        for command in (
+            ["mesh", run],
+            ["mesh", file],
+            ["render", run],
+            ["eval", run],
+            ["train", "--is_continue", "--exps_folder", exps, "--expname", "tiny"],
+            ["train", "--conf", conf, "--data_dir", scene, "--exps_folder", other, "--init_weights", file],
+        ):
+            refused(command, CHECKPOINT, file.name, *words)
+        assert {path: path.read_bytes() for path in files_in(run)} == before
+        assert not other.exists()
+
+    return check
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_a_truncated_checkpoint(share, refused_by_all):
+    refused_by_all(lambda file: cut(file.name, share)(file.parent), "truncated", "use an earlier one")
+
+
+def test_a_checkpoint_with_a_flipped_bit(refused_by_all):
+    def flip(file: Path) -> None:
+        data = bytearray(file.read_bytes())
+        data[-1000] ^= 1
+        file.write_bytes(data)
+
+    refused_by_all(flip, "damaged (wrong checksum)")
+
+
+@pytest.mark.parametrize("disguise", ["bare pickle", "torch.save", "torch.save of old"])
+def test_a_pickle_that_poses_as_a_checkpoint(disguise, tmp_path, refused_by_all):
+    sprung = tmp_path / "sprung"
+
+    def replace(file: Path) -> None:
+        if disguise == "bare pickle":
+            file.write_bytes(pickle.dumps(Trap(sprung)))
+        else:
+            torch.save({"model": Trap(sprung)}, file, _use_new_zipfile_serialization=disguise == "torch.save")
+
+    refused_by_all(replace, "a pickle", "not opened")
+    assert not sprung.exists()
+
+
+def test_a_checkpoint_of_another_program(refused_by_all):
+    from nsr.training.checkpoint import save_checkpoint
+
+    def replace(file: Path) -> None:
+        save_checkpoint(file, {"weight": torch.ones(3)}, {"step": 3})
+
+    refused_by_all(replace, "lacks", "expected one that `nsr train` wrote")
+
+
+def test_weights_of_idr_that_would_run_code(scene, conf, tmp_path, refused):
+    weights, sprung, exps = tmp_path / "latest.pth", tmp_path / "sprung", tmp_path / "exps"
+    torch.save({"epoch": 1, "model_state_dict": Trap(sprung)}, weights)
+    command = ["train", "--conf", conf, "--data_dir", scene, "--exps_folder", exps, "--init_weights", weights]
+    refused(command, CHECKPOINT, weights, "not readable as weights of the original IDR")
+    torch.save({"epoch": 1, "model_state_dict": {"implicit_network.lin0.bias": torch.ones(3)}}, weights)
+    refused(command, CHECKPOINT, weights, "do not fit the model of this configuration")
+    refused([*command[:-1], tmp_path / "none.safetensors"], CHECKPOINT, "none.safetensors does not exist")
+    assert not sprung.exists()
+    assert not exps.exists()
+
+
+# ---------------------------------------------------------------------------------------------- continuing
+
+
+def test_nothing_to_continue(conf, tmp_path, refused):
+    exps = tmp_path / "exps"
+    command = ["train", "--is_continue", "--exps_folder", exps, "--expname", "cup"]
+    refused(command, CHECKPOINT, "no run to continue", exps / "cup", "start without --is_continue")
+    (exps / "cup" / "2026_01_01").mkdir(parents=True)
+    refused(command, CHECKPOINT, "2026_01_01", "no checkpoint 'latest'", "started again")
+    refused([*command, "--timestamp", "2025"], CHECKPOINT, "expected 2025", "found 2026_01_01")
+
+
+@pytest.fixture
+def earlier(exps) -> list:
+    """The command that continues the finished run."""
+    return ["train", "--is_continue", "--exps_folder", exps, "--expname", "tiny"]
+
+
+def test_a_continued_run_keeps_its_configuration(earlier, exps, refused):
+    run = exps / "tiny" / "run"
+    before = {path: path.read_bytes() for path in files_in(run)}
+    refused([*earlier, "loss.rgb_weight=3"], USAGE, "loss.rgb_weight=3", "configuration it began with", "start a new run")
+    refused([*earlier, "train.learning_rate=3"], USAGE, "only train.nepoch, train.budget")
+    refused([*earlier, "loss.rgb_wieght=3"], CONFIG, "loss.rgb_wieght: unknown key")
+    refused([*earlier, "--train_cameras"], USAGE, "--train_cameras", "fixed cameras")
+    refused([*earlier, "--checkpoint", "7"], CHECKPOINT, "no checkpoint '7', found latest")
+    assert {path: path.read_bytes() for path in files_in(run)} == before
+
+
+@pytest.mark.parametrize("change", ["fewer", "smaller", "gone"])
+def test_the_data_of_a_run_have_changed(change, earlier, exps, scene, refused):
+    if change == "gone":
+        shutil.rmtree(scene)
+    elif change == "fewer":
+        for name in ("image/000005.png", "mask/005.png"):
+            (scene / name).unlink()
+        new_cameras(lambda m: m.pop("world_mat_5"))(scene)
+    else:
+        for file in [*(scene / "image").iterdir(), *(scene / "mask").iterdir()]:
+            Image.open(file).crop((0, 0, 30, 20)).save(file)
+    words = ["ball", "no such folder"] if change == "gone" else ["ball", "not the data of this run"]
+    refused([*earlier, "--data_dir", scene], DATA, *words)
+    assert not (exps / "tiny" / "run" / "plots").exists()
+
+
+def test_two_processes_in_one_run_folder(earlier, exps, scene, conf, tmp_path, refused):
+    run = exps / "tiny" / "run"
+    before = {path: path.read_bytes() for path in files_in(run) if path.name != ".lock"}
+    with file_lock(run):  # taken twice in one process, it acts as between two
+        holder = f"written by another process (pid {os.getpid()})"
+        refused([*earlier, "--nepoch", 2], USAGE, run, holder, "choose another output folder")
+    assert {path: path.read_bytes() for path in files_in(run) if path.name != ".lock"} == before
+    out = tmp_path / "out"
+    with file_lock(out):
+        refused(["reconstruct", scene, "--conf", conf, "--budget", 1, "--out", out], USAGE, out, "written by another process")
+    assert [path.name for path in files_in(out)] == [".lock"]

@@ -1,0 +1,127 @@
+"""`nsr reconstruct`: from a folder of photographs to every file it promises, in world units, with honest figures."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+from support.painted_ball import RADIUS, WORLD_FROM_SCENE
+from support.tiny_run import VIEWS, write_tiny_conf, write_tiny_scene
+
+from nsr.apps.main import main
+from nsr.geometry.meshes import load_mesh, vertex_colors
+
+WORLD_RADIUS, WORLD_CENTRE = 50 * RADIUS, WORLD_FROM_SCENE[:3, 3]
+ALWAYS = {"train_seconds", "steps", "rays", "peak_memory_mb", "psnr", "psnr_views", "iou", "ssim", "scene", "views", "seed"}
+PERCENT = {"chamfer_percent", "accuracy_percent", "completeness_percent", "median_percent"}
+DISTANCES = PERCENT | {"f_score_1percent", "normal_consistency"}
+RESULTS = {"mesh.ply", "mesh.glb", "preview.png", "turntable.png", "report.html", "metrics.json"}
+
+
+def ball(path: Path, radius: float = WORLD_RADIUS) -> Path:
+    trimesh.creation.icosphere(subdivisions=4, radius=radius).apply_translation(WORLD_CENTRE).export(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """A reconstruction with one view held out and the true mesh known. The longer start makes the tiny network a ball."""
+    folder = tmp_path_factory.mktemp("reconstruct")
+    scene = write_tiny_scene(folder / "ball")
+    conf = write_tiny_conf(folder / "tiny.conf", "start { resolution = 32, steps = 80, points = 512 }")
+    options = ["--conf", conf, "--out", folder / "runs" / "out", "--budget", 2, "--resolution", 32, "--holdout", 1]
+    command = ["reconstruct", scene, *options, "--gt", ball(folder / "truth.ply"), "--seed", 4]
+    assert main([str(argument) for argument in command]) == 0
+    return folder / "runs" / "out"
+
+
+def metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["mesh.ply", "mesh.glb"])
+def test_the_mesh_is_the_ball_in_world_units(results, name):
+    mesh = load_mesh(results / name)
+    assert len(mesh.faces) > 500
+    assert np.allclose(mesh.bounds.mean(axis=0), WORLD_CENTRE, atol=0.1 * WORLD_RADIUS)
+    assert np.allclose(np.ptp(mesh.bounds, axis=0), 2 * WORLD_RADIUS, rtol=0.1)
+    outwards = ((mesh.triangles_center - WORLD_CENTRE) * mesh.face_normals).sum(axis=1)
+    assert (outwards > 0).mean() > 0.99
+    assert vertex_colors(mesh)[:, :3].std() > 1
+
+
+def test_every_picture_opens_and_shows_something(results):
+    for name in ("preview.png", "turntable.png"):
+        with Image.open(results / name) as picture:
+            pixels = np.array(picture.convert("RGB"))
+        assert min(pixels.shape[:2]) >= 24
+        assert pixels.std() > 10
+    report = (results / "report.html").read_text()
+    assert "chamfer_percent" in report
+    assert len(re.findall(r'src="data:image/(?:png|jpeg);base64,', report)) == 2
+    assert "http://" not in report.replace("http://www.w3.org", "")
+
+
+def test_metrics_hold_every_promised_figure(results):
+    figures = metrics(results)
+    assert ALWAYS | DISTANCES | {f"{name}_all" for name in DISTANCES} <= figures.keys()
+    assert (figures["scene"], figures["views"], figures["seed"]) == ("ball", VIEWS - 1, 4)
+    assert figures["psnr_views"] == "held out"
+    assert 2.0 <= figures["train_seconds"] < 10.0
+    assert figures["rays"] == 64 * figures["steps"] > 0
+    assert figures["peak_memory_mb"] > 50
+    assert 5 < figures["psnr"] < 60
+    assert 0.8 < figures["iou"] <= 1
+    assert 0 < figures["chamfer_percent_all"] < 5
+    assert figures["chamfer_percent_all"] == pytest.approx(
+        (figures["accuracy_percent_all"] + figures["completeness_percent_all"]) / 2, rel=1e-4
+    )
+    assert 0.9 < figures["normal_consistency_all"] <= 1
+
+
+def test_eval_measures_the_same_again(results, tmp_path):
+    out = tmp_path / "again.json"
+    truth = results.parents[1] / "truth.ply"
+    command = ["eval", results, "--eval_rendering", "--gt", truth, "--resolution", 32, "--out", out]
+    assert main([str(argument) for argument in command]) == 0
+    again, first = json.loads(out.read_text()), metrics(results)
+    for name in ["psnr", "ssim", "iou", "psnr_views", *DISTANCES]:
+        assert again[name] == first[name], name
+
+
+def test_the_folder_is_a_run_that_can_be_continued(results, tmp_path, capsys):
+    shutil.copytree(results, tmp_path / "runs" / "out")
+    experiments = ["--exps_folder", tmp_path, "--expname", "runs", "--timestamp", "out"]
+    before = metrics(results)["train_seconds"]
+    command = ["train", "--is_continue", *experiments, "--budget", before + 0.3]
+    assert main([str(argument) for argument in command]) == 0
+    said = re.search(r"(\d+) steps in ([\d.]+) s", capsys.readouterr().out)
+    assert int(said[1]) > metrics(results)["steps"]
+    assert float(said[2]) > before + 0.25
+
+
+def test_without_held_out_views_or_truth(scene, conf, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reconstruct", "ball", "--conf", str(conf), "--budget", "0.5", "--resolution", "16", "--views", "4"]) == 0
+    out = tmp_path / "runs" / "ball"
+    assert {path.name for path in out.iterdir()} == RESULTS | {".lock", "checkpoints", "metrics.csv", "runconf.conf"}
+    figures = metrics(out)
+    assert figures.keys() >= ALWAYS
+    assert not figures.keys() & DISTANCES
+    assert (figures["views"], figures["psnr_views"]) == (4, "training")
+    printed = capsys.readouterr().out
+    assert all(f"runs/ball/{name}" in printed for name in RESULTS)
+    assert "psnr_views" in printed
+
+
+def test_a_scene_that_brings_its_own_truth(scene, conf, tmp_path):
+    ball(scene / "mesh_gt.ply", radius=1.1 * WORLD_RADIUS)
+    command = ["reconstruct", scene, "--conf", conf, "--budget", 0.3, "--resolution", 16, "--out", tmp_path / "out"]
+    assert main([str(argument) for argument in command]) == 0
+    assert metrics(tmp_path / "out").keys() >= DISTANCES
