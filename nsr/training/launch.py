@@ -216,7 +216,7 @@ def _run_folder(folder: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
+            if not any(path.is_file() and path.name != LOCK_NAME for path in folder.rglob("*")):
                 shutil.rmtree(folder)
             raise
 
