@@ -17,6 +17,8 @@ from nsr.models.rendering_network import RenderingNetwork, RenderingNetworkConfi
 from nsr.ops.sphere_trace import TraceOptions, trace
 from nsr.types import Rays, RenderOutput, SurfaceHits
 
+RENDER_PATIENCE = 5  # times the tracer iterations of a training step
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -100,7 +102,9 @@ class IDRModel(nn.Module):
         return RenderOutput(*(torch.cat([getattr(p, f) for p in parts]) for f in ("rgb", "normal", "distance", "hit")))
 
     def _render_chunk(self, rays: Rays) -> RenderOutput:
-        hits = self.trace(rays)
+        # A training step can do without the few rays that creep along a silhouette; a picture shows a hole for each.
+        options = replace(self.config.ray_tracer, max_iterations=RENDER_PATIENCE * self.config.ray_tracer.max_iterations)
+        hits = trace(self.sdf, rays, options)
         rgb = torch.ones_like(rays.origins)
         normal = torch.zeros_like(rays.origins)
         index = hits.hit.nonzero()[:, 0]
@@ -152,11 +156,3 @@ class IDRModel(nn.Module):
             neighbour_gradient=field_.gradient[n + volume_points.shape[0] :][centres],
             evaluations=hits.evaluations,
         )
-
-    def with_tracer(self, **changes) -> IDRModel:
-        """The same networks (shared, not copied) behind a tracer with other options, for example a finer one to render with."""
-        other = IDRModel.__new__(IDRModel)
-        nn.Module.__init__(other)
-        other.config = replace(self.config, ray_tracer=replace(self.config.ray_tracer, **changes))
-        other.implicit_network, other.rendering_network = self.implicit_network, self.rendering_network
-        return other
