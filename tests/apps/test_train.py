@@ -24,7 +24,7 @@ from nsr.apps.main import main
 from nsr.training.checkpoint import Checkpoint, load_checkpoint
 from nsr.training.run import load_run
 
-EPOCHS = 9  # of the runs that are interrupted
+EPOCHS = 7  # of the runs that are interrupted
 
 
 def nsr(*arguments: object) -> None:
