@@ -70,6 +70,11 @@ class IDRModel(nn.Module):
             torch.manual_seed(seed)
             return cls(config)
 
+    @property
+    def bounding_radius(self) -> float:
+        """Radius of the sphere about the origin outside which there is nothing, scene units."""
+        return self.config.ray_tracer.radius
+
     def set_progress(self, geometry: float, appearance: float) -> None:
         """Coarse to fine: how much of the encoders' detail the surface and its colour may use, both in 0..1."""
         self.implicit_network.encoder.set_progress(geometry)
