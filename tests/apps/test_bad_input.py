@@ -56,7 +56,7 @@ def test_an_object_that_no_view_shares_is_refused_even_unchecked(scene, conf, tm
         mask[2 + 10 * (view // 3) :, 2 + 10 * (view % 3) :][:6, :6] = 255
         Image.fromarray(mask).save(scene / "mask" / f"{view:03d}.png")
     exps, out = tmp_path / "exps", tmp_path / "out"
-    options = ["--conf", conf, "--budget", 1, "--no-check"]
+    options = ["--conf", conf, "--budget", 1, "--no-check", "model.ray_tracer.radius=1.0"]
     refused(["train", "--data_dir", scene, "--exps_folder", exps, *options], DATA, "visual hull", "nsr data check")
     refused(["reconstruct", scene, "--out", out, *options], DATA, "visual hull", "nsr data check")
     assert files_in(exps) == []
