@@ -25,7 +25,8 @@ class ModelConfig:
     """The two networks and the tracer between them.
 
     reevaluate: shade with normal and feature evaluated anew at the differentiable intersection, as IDR does (they then
-    depend on the network through the point too); without, one evaluation per point serves all terms.
+    depend on the network through the point too); without, one evaluation per point serves all terms. Where the cameras are
+    trained they are always evaluated anew, since the colour must follow the cameras.
     min_cosine: see differentiable_intersection.
     """
 
@@ -139,15 +140,19 @@ class IDRModel(nn.Module):
         points = rays.at(hits.distance)
         n, m = points.shape[0], neighbour_offsets.shape[0]
         neighbours = points[:m].detach() + neighbour_offsets
-        field_ = self.implicit_network(torch.cat([points, volume_points, neighbours]))
+        # As in IDR, the eikonal and smoothness terms do not see the cameras: they would move them to where they are small.
+        field_ = self.implicit_network(torch.cat([points.detach(), volume_points, neighbours]))
+        sdf, gradient = field_.sdf[:n], field_.gradient[:n]
+        with_cameras = points.requires_grad
+        if with_cameras:  # the mask term and the intersection do: add d f(x) = grad f . dx, which is 0 in value
+            sdf = sdf + (gradient.detach() * (points - points.detach())).sum(dim=-1)
 
         index = surface.nonzero()[:, 0]
-        sdf, gradient = field_.sdf[:n], field_.gradient[:n]
         directions = rays.directions[index]
         crossing = differentiable_intersection(points[index], directions, sdf[index], gradient[index], self.config.min_cosine)
         shaded = (
             self.implicit_network(crossing)
-            if self.config.reevaluate
+            if self.config.reevaluate or with_cameras
             else field_._replace(gradient=gradient[index], feature=field_.feature[:n][index])
         )
         rgb = self.rendering_network(crossing, shaded.gradient, directions, shaded.feature)
