@@ -136,6 +136,7 @@ BAD_OPTIONS = [
     (["--views", "7"], ["views '7'", "expected 1 to 6 views"]),
     (["--views", "0,6"], ["view 6 was asked for", "0 to 5"]),
     (["--views", "1,1"], ["named twice"]),
+    (["--views", "0,5-3"], ["'5-3' runs backwards", "write 3-5"]),
     (["--views", "some"], ["cannot read 'some'", "a list (0,3,5)"]),
     (["--budget", "0"], ["--budget", "positive number of seconds", "'0'"]),
     (["--budget", "-5"], ["--budget", "positive number of seconds"]),
