@@ -26,7 +26,7 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml setup.py $(SOURCES)
 setup: $(VENV)/.installed  ## create .venv, install the dependencies, build the extension; nothing when up to date
 
 demo: setup  ## reconstruct the built-in scene and report against its exact geometry
-	$(BIN)/nsr reconstruct bust --budget 60 --out runs/demo
+	$(BIN)/nsr reconstruct bust --budget 60 --out runs/demo --overwrite
 
 test: setup  ## lint, compile-check the CUDA sources where nvcc exists, run the tests
 	$(BIN)/ruff check .

@@ -8,14 +8,6 @@ from pathlib import Path
 from nsr.apps.options import check_folder, check_resolution, seconds, whole_number
 from nsr.utils.errors import ConfigError, DataError, UsageError
 
-FILES = {
-    "mesh.ply": "mesh",
-    "mesh.glb": "mesh",
-    "preview.png": "pictures",
-    "turntable.png": "pictures",
-    "report.html": "report",
-    "metrics.json": "metrics",
-}
 EXAMPLES = """examples:
   nsr reconstruct bust --budget 60                         the built-in scene, scored against its exact geometry
   nsr reconstruct photos/cup --out results/cup             a scene folder (IDR, NeuS or H3DS layout)
@@ -24,7 +16,8 @@ EXAMPLES = """examples:
   nsr reconstruct bust --encoder vanilla                   the same recipe with another encoder
 
 DIR receives mesh.ply and mesh.glb (world units), preview.png, turntable.png, report.html, metrics.json, and the run itself
-(runconf.conf, metrics.csv, checkpoints/), which nsr mesh, render, eval and train --is_continue read."""
+(runconf.conf, metrics.csv, checkpoints/), which nsr mesh, render, eval and train --is_continue read. A run
+that was interrupted (exit code 75) is continued by the same command; results of an earlier one are kept unless --overwrite."""
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
@@ -33,6 +26,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("data", metavar="DATA", help="scene folder, or the name of a built-in scene (bust, dents)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default runs/<scene>)")
+    parser.add_argument("--overwrite", action="store_true", help="remove the results of an earlier run in DIR")
     parser.add_argument("--budget", type=seconds, metavar="SECONDS", help="training time (default: the configuration's, 60)")
     parser.add_argument("--encoder", metavar="NAME", help="use confs/encoders/NAME/instant.conf")
     parser.add_argument("--conf", help="use this configuration instead (default instant)")
@@ -61,7 +55,7 @@ def run_reconstruct(args: argparse.Namespace) -> int:
         raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
 
     from nsr.training.launch import RunRequest
-    from nsr.training.pipeline import reconstruct
+    from nsr.training.pipeline import RESULTS, reconstruct
 
     request = RunRequest(
         data=args.data,
@@ -74,10 +68,18 @@ def run_reconstruct(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=args.device,
     )
-    metrics = reconstruct(request, out, ground_truth=args.gt, resolution=args.resolution, check=not args.no_check, say=print)
+    metrics = reconstruct(
+        request,
+        out,
+        ground_truth=args.gt,
+        resolution=args.resolution,
+        check=not args.no_check,
+        overwrite=args.overwrite,
+        say=print,
+    )
     for name, value in metrics.items():
         print(f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}")
-    for name, what in FILES.items():
+    for name, what in RESULTS.items():
         print(f"{what:10} {out / name}")
     return 0
 

@@ -84,12 +84,16 @@ def run_train(args: argparse.Namespace) -> int:
     else:
         scene, train_views, holdout_views = open_scene(request)
         if not args.no_check:
-            refuse_errors(scene.select(train_views), say=lambda text: print(text, file=sys.stderr))
+            refuse_errors(scene.select(train_views), say=warn)
         trainer = new_trainer(request, scene, train_views, holdout_views)
         folder = new_run_folder(args.exps_folder, experiment)
-    train(trainer, folder, tensorboard=args.tensorboard)
+    train(trainer, folder, tensorboard=args.tensorboard, say=warn)
     print(f"{folder}: {trainer.clock.step} steps in {trainer.clock.seconds:.1f} s; next: nsr mesh {folder}")
     return 0
+
+
+def warn(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def experiment_name(expname: str | None, conf: str | None, data_dir: str | None, scan_id: str | None) -> str:

@@ -27,14 +27,18 @@ def image_metrics(
 ) -> dict[str, float]:
     """psnr (dB), ssim and, when the package is installed, lpips of a rendered picture against a photograph.
 
+    Pictures with a side under 11 pixels are smaller than the window of SSIM, and have no ssim.
+
     Args:
         lpips: None computes it when possible and leaves the key out otherwise; True insists; False leaves it out.
 
     Raises:
-        DataError: the shapes differ, the mask is empty, a value is not finite, or the picture is under 11 pixels.
+        DataError: the shapes differ, the mask is empty, a value is not finite.
         ExtensionError: lpips=True and the package or its weights are missing.
     """
-    metrics = {"psnr": masked_psnr(rendered, reference, mask), "ssim": masked_ssim(rendered, reference, mask)}
+    metrics = {"psnr": masked_psnr(rendered, reference, mask)}
+    if min(mask.shape) >= _SSIM_WINDOW:
+        metrics["ssim"] = masked_ssim(rendered, reference, mask)
     if lpips is False:
         return metrics
     try:
@@ -59,7 +63,7 @@ def masked_psnr(rendered: Picture, reference: Picture, mask: Picture) -> float:
 def masked_ssim(rendered: Picture, reference: Picture, mask: Picture) -> float:
     """Structural similarity (Wang et al. 2004, eq. 13; Gaussian window of sigma 1.5), averaged over the mask's pixels.
 
-    Raises DataError as `image_metrics` does.
+    Raises DataError as `image_metrics` does, and for a picture with a side under 11 pixels.
     """
     from skimage.metrics import structural_similarity
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from nsr.training.checkpoint import load_checkpoint, load_legacy_idr, unflatten
 from nsr.training.guards import TerminationSignal
 from nsr.training.log import MetricsLog
 from nsr.training.results import render_view
-from nsr.training.run import checkpoint_path, data_place, load_run_scene, reading, run_meta, split_views
+from nsr.training.run import checkpoint_path, data_place, differences, load_run_scene, reading, run_meta, split_views
 from nsr.training.settings import Config
 from nsr.training.trainer import Trainer
 from nsr.types import Scene
@@ -126,6 +126,36 @@ def new_trainer(request: RunRequest, scene: Scene, train_views: list[int], holdo
     return trainer
 
 
+def resume_trainer(run: Path, request: RunRequest, scene: Scene, train_views: list[int], holdout_views: list[int]) -> Trainer:
+    """The trainer of an unfinished run in a folder, when it is the run that `request` asks for.
+
+    Raises UsageError when it is another one: other data, configuration, views, seed or choice to train cameras.
+    """
+    file = checkpoint_path(run)
+    saved = load_checkpoint(file)
+    trainer = new_trainer(request, scene, train_views, holdout_views)
+    with reading(file):
+        meta, ours = saved.meta, trainer.meta
+        identity = meta["identity"]
+        same = {
+            "data": meta["data_dir"] == ours["data_dir"]
+            and meta["state"]["cameras"]["size"] == [scene.cameras.width, scene.cameras.height],
+            "configuration": _same_but_end(trainer.config, bind(Config, meta["config"], str(run))),
+            "views": all(meta[key] == ours[key] for key in ("train_views", "holdout_views")),
+            "--seed": meta["seed"] == trainer.seed,
+            "--train_cameras": meta["train_cameras"] == request.train_cameras,
+        }
+        other = [what for what, agrees in same.items() if not agrees]
+        other = other or differences(ours["identity"], identity)
+        if other:
+            raise UsageError(
+                f"--out {run}: holds an unfinished run with other {', '.join(other)}; the command it began with continues it, "
+                "--overwrite removes it, another --out keeps it"
+            )
+        trainer.resume(saved)
+    return trainer
+
+
 def load_weights(trainer: Trainer, file: Path) -> None:
     """Weights alone, from one of our checkpoints or from an IDR .pth file. Raises CheckpointError where they do not fit."""
     if file.suffix == ".pth":
@@ -225,14 +255,20 @@ def _refuse_other_views(request: RunRequest, run: Path, count: int, train_views:
         raise UsageError(f"--holdout {request.holdout}: the run holds out {len(holdout_views)} views; {advice}")
 
 
-def train(trainer: Trainer, folder: Path, *, tensorboard: bool = False) -> None:
+def train(
+    trainer: Trainer, folder: Path, *, tensorboard: bool = False, old: Iterable[str] = (), say: Callable[[str], None]
+) -> None:
     """Run the trainer to its end in a folder of its own: configuration, metrics, previews, checkpoints.
 
     The first checkpoint is written before the first step. Raises what Trainer.fit raises, and UsageError when another process
     is writing the folder. Nothing is left behind by a run that cannot begin.
+    old: what to remove of earlier results in the folder before anything is written; say: where a warning goes.
     """
     with _run_folder(folder), TerminationSignal() as signal:
         trainer.start()  # may find that the masks contradict the cameras: nothing is written yet
+        for name in old:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         trainer.save(folder)
         with atomic_write(folder / "runconf.conf") as file:
             file.write(to_hocon(to_tree(trainer.config)))
@@ -251,6 +287,11 @@ def train(trainer: Trainer, folder: Path, *, tensorboard: bool = False) -> None:
                     write_preview(trainer, folder / "plots" / f"step_{trainer.clock.step:06d}.png")
 
             trainer.fit(folder, on_step=on_step, signal=signal)
+    if trainer.clock.step == 0:
+        say(
+            f"warning: not one step was trained in {trainer.clock.seconds:.2g} s, so the surface is only where training "
+            "starts; give a longer --budget"
+        )
 
 
 @contextmanager

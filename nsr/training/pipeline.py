@@ -15,11 +15,22 @@ from nsr.geometry.meshes import load_mesh, save_mesh
 from nsr.geometry.poses import transform_cameras, turntable_cameras
 from nsr.geometry.raycast import Raycaster
 from nsr.models.idr import IDRModel
-from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, train
+from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, resume_trainer, train
 from nsr.training.log import peak_memory_mb
 from nsr.training.results import evaluate_rendering, render_view, run_mesh
+from nsr.training.run import checkpoint_path
 from nsr.types import Cameras, Scene
+from nsr.utils.errors import RetriableError, UsageError
 
+RESULTS = {  # file: what it is; the report comes last, so a folder with one is finished
+    "mesh.ply": "mesh",
+    "mesh.glb": "mesh",
+    "preview.png": "pictures",
+    "turntable.png": "pictures",
+    "metrics.json": "metrics",
+    "report.html": "report",
+}
+OF_THE_RUN = ("checkpoints", "metrics.csv", "runconf.conf", "plots")
 MEASURED_VIEWS = 8  # training views to measure on when none is held out
 PREVIEW_VIEWS = 4
 TURNTABLE_VIEWS = 6
@@ -32,21 +43,33 @@ def reconstruct(
     ground_truth: Path | None = None,
     resolution: int = 256,
     check: bool = True,
+    overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict:
     """Reconstruct a scene into the folder `out`; returns what metrics.json holds.
 
-    Writes mesh.ply, mesh.glb (world units), preview.png, turntable.png, report.html, metrics.json, and the run itself.
-    Raises DataError when the scene fails its check (unless check is False), and what training raises.
+    Writes mesh.ply, mesh.glb (world units), preview.png, turntable.png, report.html, metrics.json, and the run itself. An
+    unfinished run of the same request in `out` is continued; overwrite: whatever results are there are removed instead.
+    Raises UsageError when `out` holds other results, DataError when the scene fails its check (unless check is False), and
+    what training raises.
     """
+    unfinished = not overwrite and _holds_unfinished_run(out)
     scene, train_views, held = open_scene(request)
     if check:
         refuse_errors(scene.select(train_views), say)
     reference_file = ground_truth or scene.ground_truth
     reference = load_mesh(reference_file) if reference_file is not None else None
-    trainer = new_trainer(request, scene, train_views, held)
+    if unfinished:
+        trainer = resume_trainer(out, request, scene, train_views, held)
+        say(f"{out}: continuing an unfinished run at step {trainer.clock.step}")
+    else:
+        trainer = new_trainer(request, scene, train_views, held)
     say(f"{scene.name}: {len(train_views)} views of {scene.cameras.width}x{scene.cameras.height}, {len(held)} held out")
-    train(trainer, out)
+    try:
+        train(trainer, out, old=(*RESULTS, *OF_THE_RUN) if overwrite else (), say=say)
+    except RetriableError as error:
+        why = str(error).partition(";")[0]
+        raise RetriableError(f"{why}; the state is saved in {out}: run the same command again to continue") from error
 
     say("extracting the mesh")
     cameras = trainer.cameras()
@@ -63,11 +86,11 @@ def reconstruct(
     metrics = {
         "scene": scene.name,
         "views": len(train_views),
-        "seed": request.seed,
+        "seed": trainer.seed,
         "train_seconds": trainer.clock.seconds,
         "steps": trainer.clock.step,
         "rays": trainer.rays_seen,
-        "peak_memory_mb": peak_memory_mb(),
+        "peak_memory_mb": peak_memory_mb(trainer.device),
         **evaluate_rendering(trainer.model, views),
         "psnr_views": "held out" if held else "training",
     }
@@ -83,6 +106,19 @@ def reconstruct(
         pictures=[out / "preview.png", out / "turntable.png"],
     )
     return metrics
+
+
+def _holds_unfinished_run(out: Path) -> bool:
+    """Whether there is a run to continue. Raises UsageError for finished results, or ones whose run is not there."""
+    if checkpoint_path(out).is_file() and not (out / "report.html").is_file():
+        return True
+    found = [name for name in RESULTS if (out / name).is_file()]
+    if found:
+        raise UsageError(
+            f"--out {out}: holds the results of an earlier run ({', '.join(found)}); --overwrite replaces them, another --out "
+            "keeps them"
+        )
+    return False
 
 
 def evenly(items: list[int], count: int) -> list[int]:

@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
-from support.painted_ball import RADIUS, WORLD_FROM_SCENE
+from support.idr_folder import write_folder
+from support.painted_ball import RADIUS, WORLD_FROM_SCENE, PaintedBall, photographs
+from support.refusals import USAGE, files_in
 from support.tiny_run import VIEWS, write_tiny_conf, write_tiny_scene
+from support.two_balls import cameras_around
 
 from nsr.apps.main import main
+from nsr.datasets.detect import is_built_in, load_scene
 from nsr.geometry.meshes import load_mesh, vertex_colors
+from nsr.training.checkpoint import load_checkpoint
+from nsr.training.run import data_place
 
 WORLD_RADIUS, WORLD_CENTRE = 50 * RADIUS, WORLD_FROM_SCENE[:3, 3]
 ALWAYS = {"train_seconds", "steps", "rays", "peak_memory_mb", "psnr", "psnr_views", "iou", "ssim", "scene", "views", "seed"}
@@ -104,6 +110,96 @@ def test_the_folder_is_a_run_that_can_be_continued(results, tmp_path, capsys):
     said = re.search(r"(\d+) steps in ([\d.]+) s", capsys.readouterr().out)
     assert int(said[1]) > metrics(results)["steps"]
     assert float(said[2]) > before + 0.25
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in files_in(folder) if path.name != ".lock"}
+
+
+class StopAt:
+    """Acts as a SIGTERM that comes during a step."""
+
+    name = "SIGTERM"
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def __enter__(self) -> StopAt:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    @property
+    def requested(self) -> bool:
+        self.steps -= 1
+        return self.steps <= 0
+
+
+def test_an_interrupted_reconstruction_is_continued_by_the_same_command(scene, conf, tmp_path, refused, capsys, monkeypatch):
+    out = tmp_path / "out"
+    command = ["reconstruct", scene, "--conf", conf, "--out", out, "--resolution", 16, "--budget", 100, "--holdout", 1]
+    command += ["--seed", 2, "train.nepoch=0"]
+    with monkeypatch.context() as patch:
+        patch.setattr("nsr.training.launch.TerminationSignal", lambda: StopAt(7))
+        refused(command, 75, "stopped by SIGTERM at step 7", out, "run the same command again")
+    before = contents(out)
+    for option, word in (("--seed", "--seed"), ("--holdout", "views"), ("loss.rgb_weight=3", "configuration")):
+        change = [option] if "=" in option else [option, 3]
+        refused([*command, *change], USAGE, out, f"unfinished run with other {word}", "--overwrite")
+    refused([*command, "--train_cameras"], USAGE, "--train_cameras")
+    refused(["reconstruct", shutil.copytree(scene, tmp_path / "cup"), *command[2:]], USAGE, "data")
+    assert contents(out) == before
+
+    seconds = load_checkpoint(out / "checkpoints" / "latest.safetensors").meta["state"]["clock"]["seconds"]
+    capsys.readouterr()
+    assert main([str(argument) for argument in [*command, "--budget", seconds + 0.3]]) == 0
+    assert "continuing an unfinished run at step 7" in capsys.readouterr().out
+    figures = metrics(out)
+    assert figures["steps"] > 7
+    assert figures["seed"] == 2
+    assert seconds + 0.3 <= figures["train_seconds"] < seconds + 3
+
+
+def test_finished_results_are_replaced_only_on_demand(results, tmp_path, refused, capsys):
+    out = Path(shutil.copytree(results, tmp_path / "out"))
+    (out / "mine.txt").write_text("mine")
+    before = contents(out)
+    files = results.parents[1]
+    command = ["reconstruct", files / "ball", "--conf", files / "tiny.conf", "--out", out, "--resolution", 16]
+    refused([*command, "--budget", 0.3], USAGE, out, "report.html", "--overwrite")
+    assert contents(out) == before
+    (out / "plots").mkdir()
+    assert main([str(argument) for argument in [*command, "--budget", 1e-6, "--overwrite"]]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("warning: not one step was trained") == 1
+    assert "--budget" in printed
+    figures = metrics(out)
+    assert (figures["steps"], figures["views"], figures["seed"]) == (0, VIEWS, 0)
+    assert not (out / "plots").exists()
+    assert (out / "mine.txt").read_text() == "mine"
+
+
+def test_pictures_too_small_for_ssim(conf, tmp_path):
+    view = photographs(cameras_around(VIEWS, 12, 9), PaintedBall())
+    command = ["reconstruct", write_folder(view, tmp_path / "ball"), "--conf", conf, "--out", tmp_path / "out"]
+    assert main([str(argument) for argument in [*command, "--budget", 0.3, "--resolution", 16]]) == 0
+    figures = metrics(tmp_path / "out")
+    assert figures.keys() >= ALWAYS - {"ssim"}
+    assert "ssim" not in figures
+
+
+def test_a_folder_of_results_does_not_hide_a_built_in_scene(scene, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bust").mkdir()
+    Path("bust", "mesh.ply").touch()
+    assert is_built_in("bust")
+    assert data_place("bust") == "bust"
+    shutil.move(scene, "dents")
+    assert not is_built_in("dents")
+    assert data_place("dents") == str(tmp_path / "dents")
+    assert load_scene("dents").name == "dents"
+    assert len(load_scene("dents")) == VIEWS
 
 
 def test_without_held_out_views_or_truth(scene, conf, tmp_path, capsys, monkeypatch):

@@ -135,9 +135,10 @@ def test_the_budget_bounds_the_time_and_alone_the_run(scene, conf, tmp_path):
     assert (longer["step"], longer["config"]["train"]["budget"]) == (2 * VIEWS, 0.0)
 
 
-def test_weights_of_another_run_are_a_start(scene, conf, run, tmp_path):
+def test_weights_of_another_run_are_a_start(scene, conf, run, tmp_path, capsys):
     options = ["--conf", conf, "--data_dir", scene, "--exps_folder", tmp_path, "--budget", 1e-6]  # not one step
     nsr("train", *options, "--init_weights", run)
+    assert "warning: not one step was trained" in capsys.readouterr().err
     nsr("train", *options, "--init_weights", run / "checkpoints" / "latest.safetensors", "--seed", 5)
     weights = {name: tensor for name, tensor in checkpoint(run).tensors.items() if name.startswith("run.model.")}
     for copy in map(checkpoint, runs_in(tmp_path)):
