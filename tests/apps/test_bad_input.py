@@ -87,7 +87,7 @@ def test_no_room_for_the_first_checkpoint(scene, conf, tmp_path, full_disk, refu
     [
         ("train.learning_rat=0.1", ["override 'train.learning_rat=0.1'", "train.learning_rat: unknown key", "'learning_rate'"]),
         ("sampling.rays=many", ["sampling.rays", "expected an integer", "'many'"]),
-        ("sampling.rays=0", ["sampling: rays must be at least 1"]),
+        ("sampling.rays=0", ["sampling", "rays must be at least 1"]),
         ("model.implicit_network.encoder.type=hashgird", ["unknown type 'hashgird'", "'hashgrid'", "vanilla"]),
         ("photographs", ["override 'photographs'", "dotted.key=value"]),
     ],
