@@ -36,6 +36,13 @@ NSR_HD void store(T* to, Vector<T> v) {
   std::memcpy(to, &v, sizeof(v));
 }
 
+// Calls fn(lane) for the first lane of each vector of a row.
+template <typename T, typename Fn>
+NSR_HD void for_each_vector(const Fn& fn) {
+#pragma GCC unroll 4
+  for (int lane = 0; lane < kLanes; lane += kVectorLanes<T>) fn(lane);
+}
+
 constexpr int kBlockRows = 6;  // times two vectors: twelve sums, two operands and a coefficient fill the sixteen registers
 
 // The matrix of a product: coefficient (r, c) is at[r * row_step + c * column_step].

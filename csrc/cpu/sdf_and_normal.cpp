@@ -44,18 +44,25 @@ class ForwardTile {
     const SdfNetwork<T>& net = network_;
     const int last = net.hidden() - 1;
     Row<T>* q = q_.at(0);
-    for (int j = 0; j < net.width(last); ++j)
-      for (int i = 0; i < kLanes; ++i) q[j][i] = net.output().weight[j] * activations_.slope(last)[j][i];
+    for (int j = 0; j < net.width(last); ++j) {
+      const T weight = net.output().weight[j];
+      const T* const slope = activations_.slope(last)[j];
+      for_each_vector<T>([&](int lane) { store(q[j] + lane, weight * load(slope + lane)); });
+    }
     for (int l = last; l > 0; --l) {
       multiply<T>(backward_matrix(net.layer[l]), nullptr, net.width(l - 1), net.width(l), q, kept.p[l - 1]);
       product<T>(net.width(l - 1), kept.p[l - 1], activations_.slope(l - 1), q);
     }
     multiply<T>(backward_matrix(net.layer[0]), nullptr, net.visible(), net.width(0), q, kept.input_gradient);
-    for (int d = 0; d < 3; ++d) {
-      for (int i = 0; i < kLanes; ++i) gradient_[d][i] = kept.input_gradient[d][i];
-      for (int k = 0; k < net.visible() - 3; ++k)
-        for (int i = 0; i < kLanes; ++i) gradient_[d][i] += kept.jacobian[3 * k + d][i] * kept.input_gradient[3 + k][i];
-    }
+    for_each_vector<T>([&](int lane) {
+      Vector<T> sum[3];
+      for (int d = 0; d < 3; ++d) sum[d] = load(kept.input_gradient[d] + lane);
+      for (int k = 0; k < net.visible() - 3; ++k) {
+        const Vector<T> p = load(kept.input_gradient[3 + k] + lane);
+        for (int d = 0; d < 3; ++d) sum[d] += p * load(kept.jacobian[3 * k + d] + lane);
+      }
+      for (int d = 0; d < 3; ++d) store(gradient_[d] + lane, sum[d]);
+    });
   }
 
   const SdfNetwork<T>& network_;

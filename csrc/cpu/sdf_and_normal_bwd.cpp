@@ -48,7 +48,7 @@ class BackwardTile {
   // Adds to the sums of the layers at `totals` (null: not wanted), and leaves the cotangent of a_0 in grad_input unless null.
   void run(const KeptRows<T>& kept, const SdfCotangents<T>& cotangents, int64_t start, int count, T* totals,
            Row<T>* grad_input) {
-    load(cotangents, start, count);
+    load_cotangents(cotangents, start, count);
     for (int l = 0; l < network_.hidden(); ++l)
       activate_all<T>(network_.activation, network_.width(l), kept.z[l], activations_.value(l), activations_.slope(l),
                       activations_.curvature(l));
@@ -59,7 +59,7 @@ class BackwardTile {
   const Row<T>* grad_normal() const { return grad_normal_; }
 
  private:
-  void load(const SdfCotangents<T>& cotangents, int64_t start, int count) {
+  void load_cotangents(const SdfCotangents<T>& cotangents, int64_t start, int count) {
     const int features = network_.output().outputs - 1;
     std::memset(grad_output_.at(0), 0, sizeof(Row<T>) * (features + 1));
     std::memset(grad_normal_, 0, sizeof(grad_normal_));
@@ -82,10 +82,15 @@ class BackwardTile {
     const SdfNetwork<T>& net = network_;
     Row<T>* dp = even_.at(0);
     std::memcpy(dp, grad_normal_, sizeof(grad_normal_));
-    for (int k = 0; k < net.visible() - 3; ++k)
-      for (int i = 0; i < kLanes; ++i)
-        dp[3 + k][i] = kept.jacobian[3 * k][i] * grad_normal_[0][i] + kept.jacobian[3 * k + 1][i] * grad_normal_[1][i] +
-                       kept.jacobian[3 * k + 2][i] * grad_normal_[2][i];
+    for_each_vector<T>([&](int lane) {
+      Vector<T> g[3];
+      for (int d = 0; d < 3; ++d) g[d] = load(grad_normal_[d] + lane);
+      for (int k = 0; k < net.visible() - 3; ++k) {
+        Vector<T> sum{};
+        for (int d = 0; d < 3; ++d) sum += g[d] * load(kept.jacobian[3 * k + d] + lane);
+        store(dp[3 + k] + lane, sum);
+      }
+    });
     for (int l = 0; l < net.hidden(); ++l) {
       Row<T>* dq = (l % 2 ? even_ : odd_).at(0);
       multiply<T>(forward_matrix(net.layer[l]), nullptr, net.width(l), net.used_inputs(l), dp, dq);
@@ -100,17 +105,15 @@ class BackwardTile {
   void bend(const KeptRows<T>& kept, int l, Row<T>* dq) {
     const bool last = l + 1 == network_.hidden();
     for (int j = 0; j < network_.width(l); ++j) {
-      alignas(64) Row<T> p;
-      for (int i = 0; i < kLanes; ++i) p[i] = last ? network_.output().weight[j] : kept.p[l][j][i];
       const T* const slope = activations_.slope(l)[j];
       const T* const curvature = activations_.curvature(l)[j];
-      T *const q = q_.at(j)[0], *const out = curved(l)[j], *const d = dq[j];
-#pragma GCC ivdep
-      for (int i = 0; i < kLanes; ++i) {
-        q[i] = p[i] * slope[i];
-        out[i] = d[i] * p[i] * curvature[i];
-        d[i] *= slope[i];
-      }
+      for_each_vector<T>([&](int lane) {
+        const Vector<T> p = last ? Vector<T>{} + network_.output().weight[j] : load(kept.p[l][j] + lane);
+        const Vector<T> d = load(dq[j] + lane), s1 = load(slope + lane);
+        store(q_.at(j)[0] + lane, p * s1);
+        store(curved(l)[j] + lane, d * p * load(curvature + lane));
+        store(dq[j] + lane, d * s1);
+      });
     }
   }
 
@@ -135,10 +138,8 @@ class BackwardTile {
   }
 
   static void add(int count, const Row<T>* in, Row<T>* to) {
-    const T* x = in[0];
-    T* y = to[0];
-#pragma GCC ivdep
-    for (int i = 0; i < count * kLanes; ++i) y[i] += x[i];
+    for (int r = 0; r < count; ++r)
+      for_each_vector<T>([&](int lane) { store(to[r] + lane, load(to[r] + lane) + load(in[r] + lane)); });
   }
 
   Row<T>* curved(int l) { return curved_.at(l * kMaxNetworkWidth); }

@@ -74,10 +74,8 @@ void activate_all(Activation kind, int count, const Row<T>* z, Row<T>* value, Ro
 // out [count] = a * b.
 template <typename T>
 void product(int count, const Row<T>* a, const Row<T>* b, Row<T>* out) {
-  const T *x = a[0], *y = b[0];
-  T* z = out[0];
-#pragma GCC ivdep
-  for (int i = 0; i < count * kLanes; ++i) z[i] = x[i] * y[i];
+  for (int r = 0; r < count; ++r)
+    for_each_vector<T>([&](int lane) { store(out[r] + lane, load(a[r] + lane) * load(b[r] + lane)); });
 }
 
 // Rows of the value, slope and, for the backward pass, curvature of every hidden layer.

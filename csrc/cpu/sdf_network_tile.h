@@ -21,31 +21,33 @@ class Rows {
   std::vector<T> data_;
 };
 
+constexpr int kAhead = 2;  // levels whose entries are fetched ahead of use: memory answers many requests at a time
+
 // h [active levels * features] and, with kJacobian, jacobian [active levels * features * 3] of a tile.
 template <bool kJacobian, typename T>
 void encode_tile(const HashGrid& grid, const T* table, const Row<T>* points, Row<T>* h, Row<T>* jacobian) {
   with_chunk(grid.features, [&](auto chunk) {
     constexpr int kChunk = decltype(chunk)::value;
     alignas(64) T v[kChunk][8][kLanes];
-    TileCells<kLanes, T> cells[2];  // of this level and the next, whose entries are on their way from memory meanwhile
+    TileCells<kLanes, T> cells[kAhead + 1];  // of this level and the next ones, whose entries are on their way from memory
     const auto entries = [&](int l) { return table + grid.level[l].offset * grid.features; };
     const auto approach = [&](int l) {
       if (l >= grid.active_levels) return;
-      locate_tile(grid, grid.level[l], points, cells[l % 2]);
-      prefetch_corners(entries(l), grid.features, cells[l % 2]);
+      locate_tile(grid, grid.level[l], points, cells[l % (kAhead + 1)]);
+      prefetch_corners(entries(l), grid.features, cells[l % (kAhead + 1)]);
     };
-    approach(0);
+    for (int l = 0; l < kAhead; ++l) approach(l);
     for (int l = 0; l < grid.active_levels; ++l) {
-      approach(l + 1);
+      approach(l + kAhead);
       for (int f0 = 0; f0 < grid.features; f0 += kChunk) {
-        gather_corners<kChunk>(entries(l) + f0, grid.features, cells[l % 2], v);
+        gather_corners<kChunk>(entries(l) + f0, grid.features, cells[l % (kAhead + 1)], v);
         for (int f = 0; f < kChunk; ++f) {
           const int row = l * grid.features + f0 + f;
           if constexpr (kJacobian) {
             Row<T>* const j = jacobian + 3 * row;
-            interpolate_corners<true>(cells[l % 2], v[f], h[row], j[0], j[1], j[2]);
+            interpolate_corners<true>(cells[l % (kAhead + 1)], v[f], h[row], j[0], j[1], j[2]);
           } else {
-            interpolate_corners<false>(cells[l % 2], v[f], h[row], h[row], h[row], h[row]);
+            interpolate_corners<false>(cells[l % (kAhead + 1)], v[f], h[row], h[row], h[row], h[row]);
           }
         }
       }

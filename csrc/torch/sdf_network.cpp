@@ -4,7 +4,6 @@
 #include <ATen/ops/empty.h>
 
 #include <tuple>
-#include <vector>
 
 #include "device.h"
 #include "sdf_network_arguments.h"
@@ -15,11 +14,11 @@ namespace {
 using OptionalTensor = std::optional<Tensor>;
 
 Tensor sdf_network(const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
-                   int64_t active_levels, TensorList weights, TensorList biases, int64_t activation) {
+                   int64_t active_levels, const Tensor& parameters, IntArrayRef widths, int64_t activation) {
   const char* op = "nsr::sdf_network";
   check_points_and_table(x, table, op);
   const NetworkTensors network =
-      check_network(table, resolutions, offsets, smoothstep, active_levels, weights, biases, activation, op);
+      check_network(table, resolutions, offsets, smoothstep, active_levels, parameters, widths, activation, op);
   const Tensor sdf = at::empty({x.size(0)}, x.options()), points = x.contiguous();
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_network", [&] {
     cpu::sdf_network(network.describe<scalar_t>(), x.size(0), points.const_data_ptr<scalar_t>(),
@@ -32,15 +31,15 @@ int64_t tiles_of(const Tensor& x) { return (x.size(0) + cpu::kLanes - 1) / cpu::
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sdf_and_normal(const Tensor& x, const Tensor& table, IntArrayRef resolutions,
                                                           IntArrayRef offsets, bool smoothstep, int64_t active_levels,
-                                                          TensorList weights, TensorList biases, int64_t activation,
+                                                          const Tensor& parameters, IntArrayRef widths, int64_t activation,
                                                           bool keep) {
   const char* op = "nsr::sdf_and_normal";
   check_points_and_table(x, table, op);
   const NetworkTensors network =
-      check_network(table, resolutions, offsets, smoothstep, active_levels, weights, biases, activation, op);
+      check_network(table, resolutions, offsets, smoothstep, active_levels, parameters, widths, activation, op);
   const int64_t n = x.size(0);
   const Tensor sdf = at::empty({n}, x.options()), gradient = at::empty({n, 3}, x.options()), points = x.contiguous();
-  const Tensor feature = at::empty({n, weights.back().size(0) - 1}, x.options());
+  const Tensor feature = at::empty({n, network.features()}, x.options());
   Tensor kept;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_and_normal", [&] {
     const SdfNetwork<scalar_t> description = network.describe<scalar_t>();
@@ -97,26 +96,22 @@ struct EncodingGradients {
   }
 };
 
-std::tuple<Tensor, Tensor, std::vector<Tensor>, std::vector<Tensor>> sdf_and_normal_bwd(
+std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
     const OptionalTensor& grad_sdf, const OptionalTensor& grad_feature, const OptionalTensor& grad_gradient,
     const Tensor& kept, const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets,
-    bool smoothstep, int64_t active_levels, TensorList weights, TensorList biases, int64_t activation, bool need_x,
-    bool need_table, bool need_layers) {
+    bool smoothstep, int64_t active_levels, const Tensor& parameters, IntArrayRef widths, int64_t activation, bool need_x,
+    bool need_table, bool need_parameters) {
   const char* op = "nsr::sdf_and_normal_bwd";
   check_points_and_table(x, table, op);
   const NetworkTensors network =
-      check_network(table, resolutions, offsets, smoothstep, active_levels, weights, biases, activation, op);
-  const int64_t n = x.size(0), features = weights.back().size(0) - 1;
+      check_network(table, resolutions, offsets, smoothstep, active_levels, parameters, widths, activation, op);
+  const int64_t n = x.size(0);
   const OptionalTensor of_sdf = check_cotangent(grad_sdf, x, {n}, "grad_sdf");
-  const OptionalTensor of_feature = check_cotangent(grad_feature, x, {n, features}, "grad_feature");
+  const OptionalTensor of_feature = check_cotangent(grad_feature, x, {n, network.features()}, "grad_feature");
   const OptionalTensor of_gradient = check_cotangent(grad_gradient, x, {n, 3}, "grad_gradient");
   const Tensor points = x.contiguous();
   const auto none = [&] { return at::empty({0}, x.options()); };
-  std::vector<Tensor> grad_weights, grad_biases;
-  for (size_t l = 0; l < weights.size(); ++l) {
-    grad_weights.push_back(need_layers ? at::empty(weights[l].sizes(), x.options()) : none());
-    grad_biases.push_back(need_layers ? at::empty(biases[l].sizes(), x.options()) : none());
-  }
+  const Tensor grad_parameters = need_parameters ? at::empty(parameters.sizes(), x.options()) : none();
   Tensor grad_x, grad_table;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_and_normal_bwd", [&] {
     const SdfNetwork<scalar_t> description = network.describe<scalar_t>();
@@ -131,9 +126,12 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, std::vector<Tensor>> sdf_and_nor
       gradients.grid = encoding.grid.mutable_data_ptr<scalar_t>();
       gradients.jacobian = of_gradient ? encoding.jacobian.mutable_data_ptr<scalar_t>() : nullptr;
     }
-    for (size_t l = 0; need_layers && l < weights.size(); ++l) {
-      gradients.weight[l] = grad_weights[l].mutable_data_ptr<scalar_t>();
-      gradients.bias[l] = grad_biases[l].mutable_data_ptr<scalar_t>();
+    if (need_parameters) {
+      scalar_t* const all = grad_parameters.mutable_data_ptr<scalar_t>();
+      network.for_each_layer([&](size_t l, int64_t, int64_t, int64_t weight, int64_t bias) {
+        gradients.weight[l] = all + weight;
+        gradients.bias[l] = all + bias;
+      });
     }
     const SdfCotangents<scalar_t> cotangents{pointer_or_null<scalar_t>(of_sdf), pointer_or_null<scalar_t>(of_feature),
                                              pointer_or_null<scalar_t>(of_gradient)};
@@ -141,7 +139,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, std::vector<Tensor>> sdf_and_nor
     grad_x = need_x ? encoding.of_points<scalar_t>(network.grid, points, network.table) : none();
     grad_table = need_table ? encoding.of_table<scalar_t>(network.grid, points, network.table) : none();
   });
-  return {grad_x, grad_table, grad_weights, grad_biases};
+  return {grad_x, grad_table, grad_parameters};
 }
 
 }  // namespace
