@@ -1,5 +1,7 @@
 """Builds nsr/_C*.so from csrc/: an ops library for torch, without Python bindings (metadata: pyproject.toml).
 
+An installed package has a copy of confs/ in nsr/confs, where nsr.utils.hocon.find_conf looks.
+
 Environment:
     NSR_CUDA=0|1     build without / insist on the CUDA kernels (default: when torch has CUDA and nvcc is found)
     NSR_ARCH_FLAGS   replaces the instruction-set flags (default: -march=x86-64-v3 where the CPU has AVX2 and FMA)
@@ -8,10 +10,12 @@ Environment:
 
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import torch
 from setuptools import setup
+from setuptools.command.build_py import build_py
 from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
 ROOT = Path(__file__).resolve().parent
@@ -64,4 +68,14 @@ def extension():
     )
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": BuildExtension.with_options(use_ninja=True)})
+class BuildWithConfs(build_py):
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(ROOT / "confs", Path(self.build_lib) / "nsr" / "confs", dirs_exist_ok=True)
+
+
+setup(
+    ext_modules=[extension()],
+    cmdclass={"build_ext": BuildExtension.with_options(use_ninja=True), "build_py": BuildWithConfs},
+)

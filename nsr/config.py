@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar, Union
 from nsr.utils.errors import ConfigError
 from nsr.utils.hocon import Source, did_you_mean, find_conf, load_tree, to_hocon
 
-__all__ = ["Source", "Variant", "bind", "find_conf", "load_tree", "to_hocon", "to_tree", "variant"]
+__all__ = ["Source", "Variant", "bind", "check", "find_conf", "load_tree", "to_hocon", "to_tree", "variant"]
 
 T = TypeVar("T")
 
@@ -51,6 +51,12 @@ def variant(registry: Mapping[str, type], default: str | Variant | None = None) 
     if isinstance(default, str):
         return field(default_factory=lambda: Variant(default, registry[default]()), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def check(config: Any, name: str, holds: bool, expected: str) -> None:
+    """For __post_init__: ValueError unless a field's value `holds`; `bind` adds the dotted key and the file."""
+    if not holds:
+        raise ValueError(f"{name} is {getattr(config, name)!r}; expected {expected}")
 
 
 def bind(cls: type[T], tree: Mapping[str, Any], where: str | Source = "configuration") -> T:
@@ -115,7 +121,9 @@ class _Binder:
         try:
             return cls(**values)
         except ValueError as error:
-            raise self.error(key, str(error)) from error
+            # Such a message begins with the field at fault, unless no single one is.
+            name = str(error).partition(" ")[0].rstrip(":")
+            raise self.error(_join(key, name) if name in known else key, str(error)) from error
 
     def variant(self, registry: Mapping[str, type], value: Any, key: str, default: Any) -> Variant:
         default = default if isinstance(default, Variant) else None

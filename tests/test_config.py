@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsr.config import Variant, bind, find_conf, load_tree, to_hocon, to_tree, variant
+from nsr.utils import hocon
 from nsr.utils.errors import ConfigError
 
 
@@ -150,7 +151,7 @@ def test_variant_binds_the_block_of_the_chosen_type_only():
         ({"network": {"encoder": "hashgrid"}}, ["network.encoder: expected a block", "network.encoder.type"]),
         ({"network": {"encoder": {"hasgrid": {}}}}, ["network.encoder.hasgrid: unknown key", "'hashgrid'?"]),
         ({"network": {"encoder": {"hashgrid": {"lvls": 1}}}}, ["network.encoder.hashgrid.lvls: unknown key"]),
-        ({"network": {"views": {"fourier": {"count": -1}}}}, ["network.views.fourier: count must not be negative"]),
+        ({"network": {"views": {"fourier": {"count": -1}}}}, ["network.views.fourier.count: count must not be negative"]),
     ],
 )
 def test_refusals_name_key_file_and_remedy(tree, fragments):
@@ -276,6 +277,16 @@ def test_missing_file_and_circular_include(tmp_path):
 def test_bad_overrides(tmp_path, override):
     with pytest.raises(ConfigError, match="override"):
         load_tree(write(tmp_path, "a.conf", "name = x"), [override])
+
+
+def test_find_conf_in_an_installation_without_the_repository(tmp_path, monkeypatch):
+    path = write(tmp_path, "site-packages/nsr/confs/base/theirs.conf", "a = 1")
+    monkeypatch.setattr(hocon, "__file__", str(tmp_path / "site-packages/nsr/utils/hocon.py"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert find_conf("base/theirs") == path.resolve()
+    with pytest.raises(ConfigError, match=r"Available: base/theirs"):
+        find_conf("instant")
 
 
 def test_find_conf_by_path_by_name_and_not_at_all(tmp_path, monkeypatch):

@@ -106,6 +106,7 @@ def _raise_usage_errors(parser: argparse.ArgumentParser) -> None:
         raise UsageError(f"{message} (see {parser.prog} --help)")
 
     parser.error = error
+    parser.allow_abbrev = False  # an option that is added later must not change what a script's shortened one means
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for child in action.choices.values():

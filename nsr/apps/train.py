@@ -16,7 +16,8 @@ EXAMPLES = """examples:
   nsr train --expname cup --is_continue --budget 300
   nsr train --data_dir photos/cup loss.eikonal_weight=0.2 sampling.rays=2048
 
-The run is written to EXPS_FOLDER/EXPNAME[_SCAN_ID]/<time stamp>. --nepoch or --budget alone is the run's only end, whatever
+The run is written to EXPS_FOLDER/EXPNAME[_SCAN_ID]/<time stamp>; EXPNAME is by default the configuration's name, and the
+scene folder's where there is no scan ID. --nepoch or --budget alone is the run's only end, whatever
 the configuration says; with both, the run ends at the first. A continued run keeps its configuration, views and seed; only its
 end may move. Exit codes: 0 done; 75 stopped with its state saved, run again with --is_continue; anything else is final."""
 
@@ -30,17 +31,17 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     data.add_argument("--scan_id", help="scan to train on: DATA_DIR/scan<ID>")
     data.add_argument("--views", help="which views to use: a number of them, or a list such as 0,3,5-9 (default: all)")
     data.add_argument(
-        "--holdout", type=whole_number(0, "views"), default=0, help="evenly spaced views to keep from training (default 0)"
+        "--holdout", type=whole_number(0, "views"), help="evenly spaced views to keep from training (default 0)"
     )
     data.add_argument("--no-check", action="store_true", help="train even where `nsr data check` finds errors")
     run = parser.add_argument_group("run")
-    run.add_argument("--conf", default="instant", help="configuration file, or a name below confs/ (default instant)")
-    run.add_argument("--expname", help="name of the experiment (default: the configuration's name)")
+    run.add_argument("--conf", help="configuration file, or a name below confs/ (default instant)")
+    run.add_argument("--expname", help="name of the experiment (default CONF_SCENE, the names of both)")
     run.add_argument("--exps_folder", default="exps", type=Path, help="where experiments are kept (default exps)")
     run.add_argument("--nepoch", type=whole_number(1, "epochs"), help="epochs to train for, from the run's beginning")
     run.add_argument("--budget", type=seconds, metavar="SECONDS", help="seconds to train for, from the run's beginning")
     run.add_argument("--train_cameras", action="store_true", help="refine the camera poses as well")
-    run.add_argument("--seed", type=whole_number(0, "a seed"), default=0, help="seed of every random draw (default 0)")
+    run.add_argument("--seed", type=whole_number(0, "a seed"), help="seed of every random draw (default 0)")
     run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
     again = parser.add_argument_group("continuing")
@@ -56,12 +57,10 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    experiment = args.expname or Path(args.conf).stem
-    if args.scan_id is not None:
-        experiment = f"{experiment}_{args.scan_id}"
-    check_folder(args.exps_folder / experiment, "--exps_folder")
     if args.data_dir is None and not args.is_continue:
         raise UsageError("nsr train: expected --data_dir DIR (a scene folder, or bust or dents), or --is_continue")
+    experiment = experiment_name(args.expname, args.conf, args.data_dir, args.scan_id)
+    check_folder(args.exps_folder / experiment, "--exps_folder")
 
     from nsr.training.launch import RunRequest, continue_trainer, new_trainer, open_scene, refuse_errors, train
     from nsr.training.run import find_run_folder, new_run_folder
@@ -91,6 +90,21 @@ def run_train(args: argparse.Namespace) -> int:
     train(trainer, folder, tensorboard=args.tensorboard)
     print(f"{folder}: {trainer.clock.step} steps in {trainer.clock.seconds:.1f} s; next: nsr mesh {folder}")
     return 0
+
+
+def experiment_name(expname: str | None, conf: str | None, data_dir: str | None, scan_id: str | None) -> str:
+    """The experiment's name: EXPNAME_SCAN, or CONF_SCAN or CONF_SCENE, so that each scene has runs of its own.
+
+    Raises UsageError when nothing names the scene.
+    """
+    stem = expname or Path(conf or "instant").stem
+    if scan_id is not None:
+        return f"{stem}_{scan_id}"
+    if expname is not None:
+        return expname
+    if data_dir is None:
+        raise UsageError("--is_continue: which run? Give --expname NAME, or the --data_dir (and --scan_id) it began with")
+    return f"{stem}_{Path(data_dir).resolve().name}"
 
 
 def _scene_folder(data_dir: str | None, scan_id: str | None) -> str:

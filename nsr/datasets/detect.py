@@ -17,7 +17,7 @@ def load_scene(path_or_name: str | Path, *, views: list[int] | None = None) -> S
     """Read a scene folder in IDR, NeuS or H3DS layout, or make a built-in scene.
 
     Args:
-        path_or_name: a folder, or `bust` or `dents` (a folder of that name wins).
+        path_or_name: a folder, or `bust` or `dents` (a folder of that name wins if it looks like a scene).
         views: positions of the views to keep, all when None.
 
     Raises:
@@ -25,7 +25,7 @@ def load_scene(path_or_name: str | Path, *, views: list[int] | None = None) -> S
         UsageError: a view that the scene does not have.
     """
     folder = Path(path_or_name)
-    if str(path_or_name) in BUILT_IN and not folder.is_dir():
+    if is_built_in(path_or_name):
         from nsr.datasets.synthetic import make_scene
 
         scene = make_scene(str(path_or_name))
@@ -33,9 +33,18 @@ def load_scene(path_or_name: str | Path, *, views: list[int] | None = None) -> S
     if not folder.is_dir():
         built_in = ", ".join(BUILT_IN)
         raise DataError(f"{path_or_name}: no such folder; expected a scene folder, or a built-in scene: {built_in}")
-    if not any((folder / name).exists() for name in (*CAMERA_FILES, *IMAGE_FOLDERS)):
+    if not _looks_like_scene(folder):
         raise DataError(_unknown_layout(folder))
     return load_idr(folder, views)
+
+
+def is_built_in(path_or_name: str | Path) -> bool:
+    """Whether load_scene makes this scene itself; a folder of results named like a built-in scene does not hide it."""
+    return str(path_or_name) in BUILT_IN and not _looks_like_scene(Path(path_or_name))
+
+
+def _looks_like_scene(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (*CAMERA_FILES, *IMAGE_FOLDERS))
 
 
 def parse_views(text: str, count: int) -> list[int]:
@@ -58,8 +67,10 @@ def parse_views(text: str, count: int) -> list[int]:
         match = re.fullmatch(r"(\d+)(?:-(\d+)(?::([1-9]\d*))?)?", part)
         if match is None:
             raise UsageError(f"views {text!r}: cannot read {part!r}; {_FORMS}")
-        first = int(match[1])
-        views.extend(range(first, int(match[2] or first) + 1, int(match[3] or 1)))
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"views {text!r}: the range {part!r} runs backwards; write {last}-{first}")
+        views.extend(range(first, last + 1, int(match[3] or 1)))
     if not views:
         raise UsageError(f"views {text!r}: names no view; {_FORMS}")
     if len(set(views)) != len(views):

@@ -25,7 +25,7 @@ class SphericalHarmonicsConfig:
 
 
 class SphericalHarmonicsEncoder(Encoder):
-    """d [N, 3], unit -> [N, (degree + 1)^2 - 1 + ...]: d itself, then the bands 2 .. degree.
+    """d [N, 3], unit -> [N, (degree + 1)^2 - 1]: d itself, then the bands 2 .. degree.
 
     Band 1 is proportional to d, so d stands for it. The polynomials are homogeneous and normalised on the unit sphere up to the
     common factor that orthonormality would give (Ramamoorthi & Hanrahan 2001, eq. 3, extended to band 3).

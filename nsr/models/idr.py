@@ -18,13 +18,16 @@ from nsr.ops.sphere_trace import TraceOptions, trace
 from nsr.ops.trace_sdf_network import trace_sdf_network
 from nsr.types import Rays, RenderOutput, SurfaceHits
 
+RENDER_PATIENCE = 5  # times the tracer iterations of a training step
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The two networks and the tracer between them.
 
     reevaluate: shade with normal and feature evaluated anew at the differentiable intersection, as IDR does (they then
-    depend on the network through the point too); without, one evaluation per point serves all terms.
+    depend on the network through the point too); without, one evaluation per point serves all terms. Where the cameras are
+    trained they are always evaluated anew, since the colour must follow the cameras.
     min_cosine: see differentiable_intersection.
     """
 
@@ -69,6 +72,11 @@ class IDRModel(nn.Module):
             torch.manual_seed(seed)
             return cls(config)
 
+    @property
+    def bounding_radius(self) -> float:
+        """Radius of the sphere about the origin outside which there is nothing, scene units."""
+        return self.config.ray_tracer.radius
+
     def set_progress(self, geometry: float, appearance: float) -> None:
         """Coarse to fine: how much of the encoders' detail the surface and its colour may use, both in 0..1."""
         self.implicit_network.encoder.set_progress(geometry)
@@ -104,7 +112,9 @@ class IDRModel(nn.Module):
         return RenderOutput(*(torch.cat([getattr(p, f) for p in parts]) for f in ("rgb", "normal", "distance", "hit")))
 
     def _render_chunk(self, rays: Rays) -> RenderOutput:
-        hits = self.trace(rays)
+        # A training step can do without the few rays that creep along a silhouette; a picture shows a hole for each.
+        options = replace(self.config.ray_tracer, max_iterations=RENDER_PATIENCE * self.config.ray_tracer.max_iterations)
+        hits = trace(self.sdf, rays, options)
         rgb = torch.ones_like(rays.origins)
         normal = torch.zeros_like(rays.origins)
         index = hits.hit.nonzero()[:, 0]
@@ -134,15 +144,19 @@ class IDRModel(nn.Module):
         points = rays.at(hits.distance)
         n, m = points.shape[0], neighbour_offsets.shape[0]
         neighbours = points[:m].detach() + neighbour_offsets
-        field_ = self.implicit_network(torch.cat([points, volume_points, neighbours]))
+        # As in IDR, the eikonal and smoothness terms do not see the cameras: they would move them to where they are small.
+        field_ = self.implicit_network(torch.cat([points.detach(), volume_points, neighbours]))
+        sdf, gradient = field_.sdf[:n], field_.gradient[:n]
+        with_cameras = points.requires_grad
+        if with_cameras:  # the mask term and the intersection do: add d f(x) = grad f . dx, which is 0 in value
+            sdf = sdf + (gradient.detach() * (points - points.detach())).sum(dim=-1)
 
         index = surface.nonzero()[:, 0]
-        sdf, gradient = field_.sdf[:n], field_.gradient[:n]
         directions = rays.directions[index]
         crossing = differentiable_intersection(points[index], directions, sdf[index], gradient[index], self.config.min_cosine)
         shaded = (
             self.implicit_network(crossing)
-            if self.config.reevaluate
+            if self.config.reevaluate or with_cameras
             else field_._replace(gradient=gradient[index], feature=field_.feature[:n][index])
         )
         rgb = self.rendering_network(crossing, shaded.gradient, directions, shaded.feature)
@@ -156,11 +170,3 @@ class IDRModel(nn.Module):
             neighbour_gradient=field_.gradient[n + volume_points.shape[0] :][centres],
             evaluations=hits.evaluations,
         )
-
-    def with_tracer(self, **changes) -> IDRModel:
-        """The same networks (shared, not copied) behind a tracer with other options, for example a finer one to render with."""
-        other = IDRModel.__new__(IDRModel)
-        nn.Module.__init__(other)
-        other.config = replace(self.config, ray_tracer=replace(self.config.ray_tracer, **changes))
-        other.implicit_network, other.rendering_network = self.implicit_network, self.rendering_network
-        return other

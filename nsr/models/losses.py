@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nsr.config import check
 from nsr.models.idr import TrainingOutput
 
 
@@ -25,6 +27,13 @@ class LossConfig:
     alpha: float = 50.0
     alpha_factor: float = 2.0
     alpha_milestones: tuple[float, ...] = (250.0, 500.0, 750.0, 1000.0, 1250.0)
+
+    def __post_init__(self) -> None:
+        for name in ("rgb_weight", "mask_weight", "eikonal_weight", "smoothness_weight", "smoothness_final"):
+            check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        for name in ("alpha", "alpha_factor"):
+            check(self, name, 0 < getattr(self, name) < math.inf, "more than 0")
+        check(self, "alpha_milestones", all(at >= 0 for at in self.alpha_milestones), "0 or more each")
 
 
 def rgb_loss(rgb: Float[Tensor, "S 3"], target: Float[Tensor, "S 3"], rays: int) -> Tensor:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from nsr import _ext
 from nsr.ops.reference import hash_grid as reference
-from nsr.utils.errors import ConfigError
 
 MAX_LEVELS = 32  # kMaxGridLevels in csrc/kernels/hash_grid.h
 
@@ -38,7 +37,7 @@ class HashGridSpec:
     output_dim L*F.
 
     Raises:
-        ConfigError: a value out of range.
+        ValueError: a value out of range.
     """
 
     levels: int = 12
@@ -59,7 +58,7 @@ class HashGridSpec:
 
     def _require(self, field: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise ConfigError(f"HashGridSpec: {field} is {getattr(self, field)!r}; expected {expected}")
+            raise ValueError(f"{field} is {getattr(self, field)!r}; expected {expected}")
 
     @cached_property
     def resolutions(self) -> tuple[int, ...]:

@@ -19,7 +19,6 @@ from nsr import _ext
 from nsr.ops.reference import sphere_trace as reference
 from nsr.ops.reference.sphere_trace import Status, column
 from nsr.types import Rays, SurfaceHits
-from nsr.utils.errors import ConfigError
 
 SDF = Callable[[Tensor], Tensor]
 MAX_SAMPLED_POINTS = 1_000_000  # points of the sampler that exist at a time
@@ -43,7 +42,7 @@ class TraceOptions:
         samples of the march, which for a ray outside the mask then goes on behind a hit for as long as f falls.
 
     Raises:
-        ConfigError: a value out of range, or a combination that can accept no hit.
+        ValueError: a value out of range, or a combination that can accept no hit.
     """
 
     radius: float = 1.0
@@ -52,7 +51,7 @@ class TraceOptions:
     relaxation: float = 1.0
     min_step: float = 0.0
     both_ends: bool = True
-    line_search_steps: int = 1
+    line_search_steps: int = 3
     sampler_steps: int = 100
     secant_steps: int = 8
     min_sdf_samples: int = 100
@@ -62,16 +61,16 @@ class TraceOptions:
         at_least |= {"sampler_steps": 0, "secant_steps": 0, "min_sdf_samples": 0}
         for name, least in at_least.items():
             if not getattr(self, name) >= least:
-                raise ConfigError(f"TraceOptions: {name} is {getattr(self, name)!r}; expected {least} or more")
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {least} or more")
         if not self.radius > 0:
-            raise ConfigError(f"TraceOptions: radius is {self.radius!r}; expected more than 0")
+            raise ValueError(f"radius is {self.radius!r}; expected more than 0")
         if self.relaxation >= 2:
-            raise ConfigError(f"TraceOptions: relaxation is {self.relaxation!r}; expected 1 to 2 (2 excluded)")
+            raise ValueError(f"relaxation is {self.relaxation!r}; expected 1 to 2 (2 excluded)")
         if self.sampler_steps == 1 or self.min_sdf_samples == 1:
-            raise ConfigError("TraceOptions: sampler_steps and min_sdf_samples are 0 (off) or 2 and more; got 1")
+            raise ValueError("sampler_steps and min_sdf_samples are 0 (off) or 2 and more; got 1")
         if self.threshold == 0 and self.min_step == 0 and self.sampler_steps == 0:
-            raise ConfigError(
-                "TraceOptions: with threshold 0, min_step 0 and sampler_steps 0 a ray only approaches the surface and "
+            raise ValueError(
+                "threshold: with threshold 0, min_step 0 and sampler_steps 0 a ray only approaches the surface and "
                 "never hits it; set one of them"
             )
 

@@ -27,6 +27,7 @@ from nsr.utils.files import LOCK_NAME, atomic_write, file_lock
 from nsr.utils.hocon import find_conf, load_tree, override_tree, to_hocon
 
 PREVIEW_WIDTH = 320
+DEFAULT_CONF = "instant"
 # What a continued run may do otherwise than the one it continues: when it ends, and what it writes on the way.
 MAY_CHANGE = ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "max_bad_steps")
 
@@ -36,25 +37,26 @@ class RunRequest:
     """What the command line asks of a run.
 
     data: scene folder or built-in name; views, holdout: see split_views; nepoch, budget: one given without the other is the
-    run's only end.
+    run's only end. None is what nobody asked for: DEFAULT_CONF, all views, none held out, seed 0; or, where a run is
+    continued, whatever it began with.
     """
 
     data: str
-    conf: str = "instant"
+    conf: str | None = None
     overrides: tuple[str, ...] = ()
     views: str | None = None
-    holdout: int = 0
+    holdout: int | None = None
     nepoch: int | None = None
     budget: float | None = None
     train_cameras: bool = False
-    seed: int = 0
+    seed: int | None = None
     device: str = "cpu"
     init_weights: Path | None = None
 
 
 def read_config(request: RunRequest) -> Config:
     """The configuration file with the command line's overrides, bound and checked."""
-    tree, source = load_tree(find_conf(request.conf), _overrides(request))
+    tree, source = load_tree(find_conf(request.conf or DEFAULT_CONF), _overrides(request))
     return bind(Config, tree, source)
 
 
@@ -86,9 +88,14 @@ def open_scene(request: RunRequest) -> tuple[Scene, list[int], list[int]]:
     read_config(request)
     check_device(request.device)
     scene = load_scene(request.data)
-    views = parse_views(request.views, len(scene)) if request.views else None
+    return scene, *choose_views(request, len(scene))
+
+
+def choose_views(request: RunRequest, count: int) -> tuple[list[int], list[int]]:
+    """Training and held-out views that a request means in a scene of `count` views."""
+    views = parse_views(request.views, count) if request.views else None
     try:
-        return scene, *split_views(len(scene), views, request.holdout)
+        return split_views(count, views, request.holdout or 0)
     except ValueError as error:
         raise UsageError(f"--holdout {request.holdout}: {error}") from error
 
@@ -110,9 +117,9 @@ def new_trainer(request: RunRequest, scene: Scene, train_views: list[int], holdo
     trainer = Trainer(
         config,
         scene.select(train_views).to(check_device(request.device)),
-        seed=request.seed,
+        seed=request.seed or 0,
         train_cameras=request.train_cameras,
-        meta=run_meta(request.data, scene, train_views, holdout_views),
+        meta=run_meta(request.data, scene, train_views, holdout_views, request.overrides),
     )
     if request.init_weights is not None:
         load_weights(trainer, request.init_weights)
@@ -140,7 +147,9 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest) -> Trainer
     """The trainer of an earlier run, as it was at its checkpoint.
 
     It keeps its configuration, views and seed: what `request` says about them may repeat the run's values, and change those of
-    MAY_CHANGE. `request.data` is where the photographs are now, "" for where they were. Raises UsageError for other changes,
+    MAY_CHANGE; None asks for nothing.
+
+    `request.data` is where the photographs are now, "" for where they were. Raises UsageError for other changes,
     CheckpointError and DataError when the checkpoint or the photographs are not usable.
     """
     file = checkpoint_path(run, checkpoint)
@@ -158,10 +167,14 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest) -> Trainer
         data = data_place(request.data) if request.data else meta["data_dir"]
         size, seed, train_cameras = meta["state"]["cameras"]["size"], meta["seed"], meta["train_cameras"]
         kept = {key: meta[key] for key in ("scene", "train_views", "holdout_views", "world_from_scene")}
+        kept |= {key: meta[key] for key in ("identity", "overrides") if key in meta}
+    _refuse_new_beginning(request, run, seed, config, tuple(kept.get("overrides", ())))
     if request.train_cameras and not train_cameras:
         raise UsageError(f"--train_cameras: the run in {run} has fixed cameras; start a new run to refine them")
-    scene = load_run_scene(data, kept["train_views"] + kept["holdout_views"], size).select(kept["train_views"]).to(device)
-    trainer = Trainer(config, scene, seed=seed, train_cameras=train_cameras, meta={"data_dir": data, **kept})
+    scene = load_run_scene(data, kept["train_views"] + kept["holdout_views"], size, kept.get("identity"))
+    _refuse_other_views(request, run, len(scene), kept["train_views"], kept["holdout_views"])
+    views = scene.select(kept["train_views"]).to(device)
+    trainer = Trainer(config, views, seed=seed, train_cameras=train_cameras, meta={"data_dir": data, **kept})
     with reading(file):
         trainer.resume(saved)
     return trainer
@@ -171,14 +184,45 @@ def _continued_config(saved: dict, run: Path, request: RunRequest) -> Config:
     """The configuration of a run with the changes that a continuation may make."""
     before = bind(Config, saved, str(run))
     config = bind(Config, *override_tree([(str(run), saved)], _overrides(request)))
-    allowed = replace(before, train=replace(before.train, **{name: getattr(config.train, name) for name in MAY_CHANGE}))
-    if config != allowed:
+    if not _same_but_end(config, before):
         names = ", ".join(f"train.{name}" for name in MAY_CHANGE)
         raise UsageError(
             f"{' '.join(request.overrides)}: the run in {run} continues with the configuration it began with; only {names} "
             "may change. Leave the rest out, or start a new run (--init_weights takes over its weights)"
         )
     return config
+
+
+def _same_but_end(config: Config, other: Config) -> bool:
+    """Whether two configurations are the same but for what a continuation may change."""
+    allowed = {name: getattr(config.train, name) for name in MAY_CHANGE}
+    return config == replace(other, train=replace(other.train, **allowed))
+
+
+def _refuse_new_beginning(request: RunRequest, run: Path, seed: int, config: Config, overrides: tuple[str, ...]) -> None:
+    """UsageError for a request that names another seed, configuration or initial weights than a run began with.
+
+    config: the run's; overrides: what was put on top of its configuration file when it began.
+    """
+    advice = f"the run in {run} keeps what it began with; leave the option out, or start a new run without --is_continue"
+    if request.seed is not None and request.seed != seed:
+        raise UsageError(f"--seed {request.seed}: the run began with seed {seed}; {advice}")
+    if request.init_weights is not None:
+        raise UsageError(f"--init_weights {request.init_weights}: a run that is continued has its weights; {advice}")
+    if request.conf is not None:
+        asked = read_config(replace(request, overrides=(*overrides, *request.overrides)))
+        if not _same_but_end(config, asked):
+            raise UsageError(f"--conf {request.conf}: not the configuration that the run began with; {advice}")
+
+
+def _refuse_other_views(request: RunRequest, run: Path, count: int, train_views: list[int], holdout_views: list[int]) -> None:
+    """UsageError for a request that names other views than those of a run over a scene of `count` views."""
+    advice = f"the run in {run} keeps its views; leave the option out, or start a new run without --is_continue"
+    used = sorted([*train_views, *holdout_views])
+    if request.views is not None and sorted(parse_views(request.views, count)) != used:
+        raise UsageError(f"--views {request.views}: the run began with views {','.join(map(str, used))}; {advice}")
+    if request.holdout is not None and request.holdout != len(holdout_views):
+        raise UsageError(f"--holdout {request.holdout}: the run holds out {len(holdout_views)} views; {advice}")
 
 
 def train(trainer: Trainer, folder: Path, *, tensorboard: bool = False) -> None:
@@ -216,7 +260,7 @@ def _run_folder(folder: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
+            if not any(path.is_file() and path.name != LOCK_NAME for path in folder.rglob("*")):
                 shutil.rmtree(folder)
             raise
 

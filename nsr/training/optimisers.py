@@ -45,7 +45,8 @@ class TableAdam(torch.optim.Optimizer):
 
 
 class Optimisers:
-    """The optimisers of a run, stepped together; each group's base rate is scaled by the schedule."""
+    """The optimisers of a run, stepped together. The schedule scales the rates of networks and tables, not that of the cameras:
+    as in IDR."""
 
     def __init__(self, model: IDRModel, cameras: nn.Module | None, config: TrainConfig) -> None:
         tables = [p for name, p in model.named_parameters() if name.endswith("encoder.table")]
@@ -58,12 +59,12 @@ class Optimisers:
             self.members["tables"] = TableAdam(tables, lr=config.table_learning_rate, betas=config.adam_betas)
         if cameras is not None:
             self.members["cameras"] = torch.optim.SparseAdam(list(cameras.parameters()), lr=config.learning_rate_cam)
-        self._base = {name: member.param_groups[0]["lr"] for name, member in self.members.items()}
+        self._scheduled = {name: member.param_groups[0]["lr"] for name, member in self.members.items() if name != "cameras"}
 
     def set_rate_factor(self, factor: float) -> None:
-        for name, member in self.members.items():
-            for group in member.param_groups:
-                group["lr"] = self._base[name] * factor
+        for name, rate in self._scheduled.items():
+            for group in self.members[name].param_groups:
+                group["lr"] = rate * factor
 
     def zero_grad(self) -> None:
         for member in self.members.values():

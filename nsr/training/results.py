@@ -37,11 +37,14 @@ def run_mesh(
 ) -> Trimesh:
     """The zero level set of the model's SDF as a mesh in the world frame and its units.
 
-    resolution: cells of marching cubes along each axis of the unit sphere's cube; all_components: keep floaters beside
+    resolution: cells of marching cubes along each axis of the bounding sphere's cube; all_components: keep floaters beside
     the largest piece; color: give vertices the colours of the rendering network, seen as color_view says (see
     vertex_colors, which needs the scene-frame `cameras` for "mean"). Raises DataError when the SDF has no surface.
     """
-    mesh = extract_mesh(model.sdf, resolution=resolution, device=model_device(model))
+    radius = model.bounding_radius
+    mesh = extract_mesh(
+        model.sdf, resolution=resolution, extent=radius, clip_radius=radius, device=model_device(model)
+    )
     if not all_components:
         mesh = largest_component(mesh)
     colors = vertex_colors(model, mesh, color_view, cameras) if color else None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from nsr.config import bind
-from nsr.datasets.detect import load_scene
+from nsr.datasets.detect import is_built_in, load_scene
 from nsr.models.idr import IDRModel
 from nsr.training.checkpoint import Checkpoint, load_checkpoint, unflatten
 from nsr.training.schedule import show_detail
@@ -38,15 +38,20 @@ class Run:
     cameras: Cameras
     train_views: list[int]
     holdout_views: list[int]
+    identity: dict | None = None  # see scene_identity
 
     def load_scene(self) -> Scene:
         """The scene the run was trained on, with all its views."""
         views = [*self.train_views, *self.holdout_views]
-        return load_run_scene(self.data_dir, views, (self.cameras.width, self.cameras.height))
+        return load_run_scene(self.data_dir, views, (self.cameras.width, self.cameras.height), self.identity)
 
 
-def load_run_scene(data: str, views: Sequence[int], size: Sequence[int]) -> Scene:
-    """The whole scene of a run. DataError when it no longer has the run's views, or images of another size [width, height]."""
+def load_run_scene(data: str, views: Sequence[int], size: Sequence[int], identity: dict | None) -> Scene:
+    """The whole scene of a run.
+
+    views: those the run used, in the order of its identity; size: [width, height] of its images; identity: what
+    scene_identity said when it began, None in checkpoints from before it was kept. Raises DataError for another scene.
+    """
     scene = load_scene(data)
     now = (scene.cameras.width, scene.cameras.height)
     if max(views) >= len(scene) or now != tuple(size):
@@ -54,7 +59,38 @@ def load_run_scene(data: str, views: Sequence[int], size: Sequence[int]) -> Scen
             f"{data}: not the data of this run, which used views up to {max(views)} of {size[0]}x{size[1]} pixels; found "
             f"{len(scene)} views of {now[0]}x{now[1]}. Put the original photographs back (train: or name their --data_dir)"
         )
+    if identity is not None and (other := differences(scene_identity(scene, views), identity)):
+        raise DataError(
+            f"{data}: not the data of this run, which was trained on {identity['scene']}: found other {' and '.join(other)}. "
+            "Put the original photographs and cameras back (train: or name their --data_dir), or start a new run"
+        )
     return scene
+
+
+def scene_identity(scene: Scene, views: Sequence[int]) -> dict:
+    """What tells a scene from another of as many views: its name, and names and cameras (as read) of the views used."""
+    used = scene.select(list(views))
+    return {
+        "scene": scene.name,
+        "view_names": list(used.view_names),
+        "intrinsics": used.cameras.intrinsics.tolist(),
+        "camera_to_world": used.cameras.camera_to_world.tolist(),
+    }
+
+
+def differences(found: dict, expected: dict) -> list[str]:
+    """In which respects two scene identities differ, in words; cameras are compared up to rounding."""
+
+    def close(name: str) -> bool:
+        pair = [np.asarray(identity[name], dtype=np.float64) for identity in (found, expected)]
+        return pair[0].shape == pair[1].shape and np.allclose(*pair, rtol=1e-5, atol=1e-5)
+
+    same = {
+        f"scene name ({found['scene']})": found["scene"] == expected["scene"],
+        "image names": found["view_names"] == expected["view_names"],
+        "cameras": close("intrinsics") and close("camera_to_world"),
+    }
+    return [what for what, agrees in same.items() if not agrees]
 
 
 def split_views(count: int, views: list[int] | None, holdout: int) -> tuple[list[int], list[int]]:
@@ -70,20 +106,27 @@ def split_views(count: int, views: list[int] | None, holdout: int) -> tuple[list
     return [view for view in used if view not in set(held)], held
 
 
-def run_meta(data: str, scene: Scene, train_views: list[int], holdout_views: list[int]) -> dict:
-    """What a checkpoint must remember of its data, beside the training state. data: what load_scene was given."""
+def run_meta(
+    data: str, scene: Scene, train_views: list[int], holdout_views: list[int], overrides: Sequence[str] = ()
+) -> dict:
+    """What a checkpoint must remember of its beginning, beside the training state.
+
+    data: what load_scene was given; overrides: those of the configuration, which tell it from its file when continued.
+    """
     return {
         "data_dir": data_place(data),
         "scene": scene.name,
         "train_views": train_views,
         "holdout_views": holdout_views,
         "world_from_scene": scene.world_from_scene.tolist(),
+        "identity": scene_identity(scene, [*train_views, *holdout_views]),
+        "overrides": list(overrides),
     }
 
 
 def data_place(data: str) -> str:
     """What to give load_scene in another working directory: the full path of a folder, the name of a built-in scene."""
-    return str(Path(data).resolve()) if Path(data).is_dir() else data
+    return data if is_built_in(data) or not Path(data).is_dir() else str(Path(data).resolve())
 
 
 def new_run_folder(experiments: Path, name: str) -> Path:
@@ -157,4 +200,5 @@ def _open(checkpoint: Checkpoint, file: Path, device: torch.device | str) -> Run
         cameras=cameras.to(device),
         train_views=meta["train_views"],
         holdout_views=meta["holdout_views"],
+        identity=meta.get("identity"),
     )

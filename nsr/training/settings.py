@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nsr.config import check
 from nsr.models.idr import ModelConfig
 from nsr.models.losses import LossConfig
 
@@ -38,6 +40,8 @@ class SamplingConfig:
             )
         if not 0 <= self.neighbours <= self.rays:
             raise ValueError(f"neighbours must be in 0..rays = {self.rays}, got {self.neighbours}")
+        for name in ("volume_points", "neighbour_sigma", "band_fraction"):
+            check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class StartConfig:
     points: int = 8192
     learning_rate: float = 1e-2
 
+    def __post_init__(self) -> None:
+        for name, least in {"resolution": 8, "steps": 1, "points": 2}.items():
+            check(self, name, getattr(self, name) >= least, f"{least} or more")
+        check(self, "learning_rate", 0 < self.learning_rate < math.inf, "more than 0")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -60,7 +69,7 @@ class TrainConfig:
     comes first; 0 means no such bound. `progress` runs from 0 to 1 over the tighter of the two.
     Learning rate at any time: rate * lr_final^progress * lr_factor^(milestones passed). Milestones, here and in
     loss.alpha_milestones, count epochs or fractions of the run. table_learning_rate: for the encoders' tables, which learn
-    faster than networks; learning_rate_cam: for trainable cameras.
+    faster than networks; learning_rate_cam: for trainable cameras, and constant, as in IDR.
     geometry_full_at, appearance_full_at: progress at which the encoders of the surface and of its colour show all their levels.
     """
 
@@ -81,7 +90,16 @@ class TrainConfig:
     max_bad_steps: int = 20
 
     def __post_init__(self) -> None:
-        if self.nepoch <= 0 and self.budget <= 0:
+        for name in ("nepoch", "budget", "checkpoint_seconds", "preview_steps"):
+            check(self, name, getattr(self, name) >= 0, "0 or more")
+        for name in ("learning_rate", "learning_rate_cam", "table_learning_rate", "lr_final", "lr_factor"):
+            check(self, name, 0 < getattr(self, name) < math.inf, "more than 0")
+        for name in ("geometry_full_at", "appearance_full_at"):
+            check(self, name, 0 <= getattr(self, name) <= 1, "0 to 1")
+        check(self, "adam_betas", all(0 <= beta < 1 for beta in self.adam_betas), "two numbers from 0 up to but not 1")
+        check(self, "lr_milestones", all(at >= 0 for at in self.lr_milestones), "0 or more each")
+        check(self, "max_bad_steps", self.max_bad_steps >= 1, "1 or more")
+        if self.nepoch == 0 and self.budget == 0:
             raise ValueError("a run needs an end: set nepoch or budget")
 
 

@@ -16,21 +16,23 @@ from nsr.utils.errors import DataError
 
 
 def start_from_hull(model: IDRModel, scene: Scene, config: StartConfig, train: TrainConfig, generator: torch.Generator) -> None:
-    """Fit the model's SDF to the visual hull of the scene's masks.
+    """Fit the model's SDF to the visual hull of the scene's masks, in the cube around its bounding sphere.
 
     Raises DataError when the masks and cameras have no common volume: then one of them is wrong.
     """
-    occupancy = carve(scene.masks, scene.cameras, config.resolution)
-    # Few views see the corners of the cube, so they may survive the carving; the object lies in the unit ball.
-    axis = grid_axis(config.resolution, 1.0, occupancy.device)
-    occupancy &= axis[:, None, None].square() + axis[:, None].square() + axis.square() < 1.0
+    radius = model.bounding_radius
+    occupancy = carve(scene.masks, scene.cameras, config.resolution, radius)
+    # Few views see the corners of the cube, so they may survive the carving; the object lies in the ball.
+    axis = grid_axis(config.resolution, radius, occupancy.device)
+    occupancy &= axis[:, None, None].square() + axis[:, None].square() + axis.square() < radius**2
     if not occupancy.any():
         raise DataError(
-            f"visual hull of {scene.name}: the masks of {len(scene)} views have no volume in common inside the unit sphere; "
-            f"expected an object that every view sees; check masks and cameras with `nsr data check {scene.source or 'DIR'}`, "
+            f"visual hull of {scene.name}: the masks of {len(scene)} views have no volume in common within {radius:g} of "
+            f"the origin; expected an object that every view sees; check masks and cameras with "
+            f"`nsr data check {scene.source or 'DIR'}`, "
             "or start from a sphere with start.type=sphere"
         )
-    target = hull_signed_distance(occupancy, 1.0).to(scene.masks.device)
+    target = hull_signed_distance(occupancy, radius).to(scene.masks.device)
     _teach(model, target, config, train, generator)
 
 
@@ -41,21 +43,21 @@ def _teach(
     train: TrainConfig,
     generator: torch.Generator,
 ) -> None:
-    """Regress the SDF network on a volume [R, R, R] over [-1, 1]^3. Half of the points lie close to the hull's surface."""
-    device = target.device
-    voxel = 2.0 / (config.resolution - 1)
-    shell = (target.abs() < 3.0 * voxel).nonzero() * voxel - 1.0  # [K, 3]
+    """Regress the SDF network on a volume [R, R, R] over its bounding cube. Half of the points lie close to the surface."""
+    device, extent = target.device, model.bounding_radius
+    voxel = 2.0 * extent / (config.resolution - 1)
+    shell = (target.abs() < 3.0 * voxel).nonzero() * voxel - extent  # [K, 3]
     rate = TrainConfig(nepoch=1, learning_rate=5e-3, table_learning_rate=config.learning_rate, adam_betas=train.adam_betas)
     optimisers = Optimisers(model, None, rate)
     half = config.points // 2
     for step in range(config.steps):
         optimisers.set_rate_factor(0.1 ** (step / config.steps))
-        uniform = 2.0 * torch.rand(half, 3, generator=generator, device=device) - 1.0
+        uniform = extent * (2.0 * torch.rand(half, 3, generator=generator, device=device) - 1.0)
         chosen = torch.randint(shell.shape[0], (config.points - half,), generator=generator, device=device)
         jitter = (2.0 * torch.rand(config.points - half, 3, generator=generator, device=device) - 1.0) * voxel
-        points = torch.cat([uniform, (shell[chosen] + jitter).clamp(-1.0, 1.0)])
+        points = torch.cat([uniform, (shell[chosen] + jitter).clamp(-extent, extent)])
         output = model.implicit_network(points)
-        loss = (output.sdf - interpolate(target, points)).abs().mean() + 0.01 * eikonal_loss(output.gradient)
+        loss = (output.sdf - interpolate(target, points / extent)).abs().mean() + 0.01 * eikonal_loss(output.gradient)
         optimisers.zero_grad()
         loss.backward()
         optimisers.step()

@@ -85,11 +85,10 @@ class Trainer:
         sampling = self.config.sampling
         volume = torch.rand(sampling.volume_points, 3, generator=self.generator, device=self.device)
         offsets = torch.randn(min(sampling.neighbours, len(batch)), 3, generator=self.generator, device=self.device)
-        radius = self.config.model.ray_tracer.radius
         return self.model(
             self._rays(batch.view, batch.pixels),
             batch.mask > 0.5,
-            (2.0 * volume - 1.0) * radius,
+            (2.0 * volume - 1.0) * self.model.bounding_radius,
             offsets * sampling.neighbour_sigma,
         )
 

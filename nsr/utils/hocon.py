@@ -44,9 +44,12 @@ class Source:
 
 
 def find_conf(name: str | Path) -> Path:
-    """A configuration file by path, or by its name in confs/ (of the working directory, else of this repository)."""
+    """A configuration file by path, or by its name in confs/ (of the working directory, else of this repository or
+    installation)."""
     given = Path(name)
-    roots = [Path("confs"), Path(__file__).resolve().parents[2] / "confs"]
+    package = Path(__file__).resolve().parents[1]
+    shipped = next((p for p in (package.parent / "confs", package / "confs") if p.is_dir()), package / "confs")
+    roots = [Path("confs"), shipped]
     candidates = [given, *(root / given.parent / (given.name + end) for root in roots for end in ("", ".conf"))]
     for candidate in candidates:
         if candidate.is_file():

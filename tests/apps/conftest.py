@@ -19,7 +19,7 @@ def tiny_files(tmp_path_factory) -> Path:
     conf, scene = write_tiny_conf(files / "tiny.conf"), write_tiny_scene(files / "ball")
     train = ["train", "--conf", conf, "--data_dir", scene, "--holdout", 1, "--nepoch", 1, "--exps_folder", files / "exps"]
     assert main([str(argument) for argument in train]) == 0
-    (run,) = (files / "exps" / "tiny").iterdir()
+    (run,) = (files / "exps" / "tiny_ball").iterdir()
     run.rename(files / "run")
     return files
 

@@ -14,6 +14,7 @@ from PIL import Image
 from support.refusals import CHECKPOINT, CONFIG, DATA, USAGE, files_in
 from support.spoiled_scene import cut, new_cameras
 
+from nsr.apps.main import main
 from nsr.utils.files import file_lock
 
 
@@ -156,6 +157,54 @@ def test_the_data_of_a_run_have_changed(change, earlier, exps, scene, refused):
     words = ["ball", "no such folder"] if change == "gone" else ["ball", "not the data of this run"]
     refused([*earlier, "--data_dir", scene], DATA, *words)
     assert not (exps / "tiny" / "run" / "plots").exists()
+
+
+def nudged(matrices: dict) -> None:
+    matrices["world_mat_2"][0, 3] *= 1.01
+
+
+def rename(scene: Path) -> Path:
+    return scene.rename(scene.with_name("cup"))
+
+
+def rename_images(scene: Path) -> None:
+    for file in (scene / "image").iterdir():
+        file.rename(file.with_name(f"1{file.name}"))
+    for file in (scene / "mask").iterdir():
+        file.rename(file.with_name(f"1000{file.name}"))
+
+
+OTHER_SCENES = {
+    "scene name (cup)": rename,
+    "image names": rename_images,
+    "cameras": new_cameras(nudged),
+}
+
+
+@pytest.mark.parametrize("difference", OTHER_SCENES)
+def test_a_run_is_not_continued_with_another_scene(difference, earlier, exps, scene, refused):
+    run = exps / "tiny" / "run"
+    before = {path: path.read_bytes() for path in files_in(run)}
+    data = OTHER_SCENES[difference](scene) or scene
+    refused([*earlier, "--nepoch", 2, "--data_dir", data], DATA, data, "not the data of this run", f"found other {difference}")
+    assert {path: path.read_bytes() for path in files_in(run)} == before
+
+
+def test_what_a_run_began_with_may_be_repeated_but_not_changed(earlier, exps, conf, refused):
+    run = exps / "tiny" / "run"
+    before = {path: path.read_bytes() for path in files_in(run)}
+    refused([*earlier, "--seed", 1], USAGE, "--seed 1", "began with seed 0", "start a new run")
+    refused([*earlier, "--views", "3"], USAGE, "--views 3", "views 0,1,2,3,4,5")
+    refused([*earlier, "--holdout", 2], USAGE, "--holdout 2", "holds out 1 views")
+    refused([*earlier, "--init_weights", run], USAGE, "--init_weights")
+    refused([*earlier, "--conf", "instant"], USAGE, "--conf instant", "not the configuration that the run began with")
+    assert {path: path.read_bytes() for path in files_in(run)} == before
+    same = [*earlier, "--seed", 0, "--views", "6", "--holdout", 1, "--conf", conf, "--nepoch", 2]
+    assert main([str(argument) for argument in same]) == 0
+
+
+def test_continuing_needs_to_know_which_run(exps, refused):
+    refused(["train", "--is_continue", "--exps_folder", exps], USAGE, "--is_continue: which run?", "--expname")
 
 
 def test_two_processes_in_one_run_folder(earlier, exps, scene, conf, tmp_path, refused):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.refusals import CONFIG, DATA, USAGE, check_refusal, files_in
+from support.refusals import CHECKPOINT, CONFIG, DATA, USAGE, check_refusal, files_in
 from support.spoiled_scene import array_of_another_kind, cut, drop, new_cameras, new_mask, overwrite, turned_round, with_nan
 from support.tiny_run import VIEWS, nsr_command
 
@@ -55,11 +56,26 @@ def test_an_object_that_no_view_shares_is_refused_even_unchecked(scene, conf, tm
         mask[2 + 10 * (view // 3) :, 2 + 10 * (view % 3) :][:6, :6] = 255
         Image.fromarray(mask).save(scene / "mask" / f"{view:03d}.png")
     exps, out = tmp_path / "exps", tmp_path / "out"
-    options = ["--conf", conf, "--budget", 1, "--no-check"]
+    options = ["--conf", conf, "--budget", 1, "--no-check", "model.ray_tracer.radius=1.0"]
     refused(["train", "--data_dir", scene, "--exps_folder", exps, *options], DATA, "visual hull", "nsr data check")
     refused(["reconstruct", scene, "--out", out, *options], DATA, "visual hull", "nsr data check")
     assert files_in(exps) == []
     assert not out.exists()
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow beyond 20 kB, as on a disk that has no more room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_no_room_for_the_first_checkpoint(scene, conf, tmp_path, full_disk, refused):
+    out = tmp_path / "out"
+    refused(["train", "--conf", conf, "--data_dir", scene, "--exps_folder", out], CHECKPOINT, "cannot write", "Free some space")
+    assert files_in(out) == []
 
 
 # ---------------------------------------------------------------------------------------------- configurations
@@ -120,6 +136,7 @@ BAD_OPTIONS = [
     (["--views", "7"], ["views '7'", "expected 1 to 6 views"]),
     (["--views", "0,6"], ["view 6 was asked for", "0 to 5"]),
     (["--views", "1,1"], ["named twice"]),
+    (["--views", "0,5-3"], ["'5-3' runs backwards", "write 3-5"]),
     (["--views", "some"], ["cannot read 'some'", "a list (0,3,5)"]),
     (["--budget", "0"], ["--budget", "positive number of seconds", "'0'"]),
     (["--budget", "-5"], ["--budget", "positive number of seconds"]),

@@ -140,6 +140,7 @@ def test_a_defect_shows_its_traceback_and_ends_with_70(command, capsys):
     [
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["probe", "--nonsense"], "unrecognized arguments: --nonsense (see nsr probe --help)"),
+        (["probe", "--numb", "3"], "unrecognized arguments: --numb"),
         (["probe", "--number", "three"], "argument --number: invalid int value: 'three'"),
         (["mesh"], "RUN"),
         (["mesh", "x", "--color-view", "up"], "--color-view: invalid choice: 'up'"),

@@ -34,7 +34,7 @@ def results(tmp_path_factory) -> Path:
     """A reconstruction with one view held out and the true mesh known. The longer start makes the tiny network a ball."""
     folder = tmp_path_factory.mktemp("reconstruct")
     scene = write_tiny_scene(folder / "ball")
-    conf = write_tiny_conf(folder / "tiny.conf", "start { resolution = 32, steps = 80, points = 512 }")
+    conf = write_tiny_conf(folder / "tiny.conf", "start.resolution=32", "start.steps=80", "start.points=512")
     options = ["--conf", conf, "--out", folder / "runs" / "out", "--budget", 2, "--resolution", 32, "--holdout", 1]
     command = ["reconstruct", scene, *options, "--gt", ball(folder / "truth.ply"), "--seed", 4]
     assert main([str(argument) for argument in command]) == 0

@@ -24,14 +24,14 @@ from nsr.apps.main import main
 from nsr.training.checkpoint import Checkpoint, load_checkpoint
 from nsr.training.run import load_run
 
-EPOCHS = 9  # of the runs that are interrupted
+EPOCHS = 7  # of the runs that are interrupted
 
 
 def nsr(*arguments: object) -> None:
     assert main([str(argument) for argument in arguments]) == 0
 
 
-def runs_in(exps: Path, name: str = "tiny") -> list[Path]:
+def runs_in(exps: Path, name: str = "tiny_ball") -> list[Path]:
     return sorted((exps / name).iterdir())
 
 
@@ -129,7 +129,7 @@ def test_the_budget_bounds_the_time_and_alone_the_run(scene, conf, tmp_path):
     assert timed["step"] > 0
     assert stepped["step"] == VIEWS
     assert alone["config"]["train"]["nepoch"] == 0
-    nsr("train", "--is_continue", "--expname", "tiny", "--exps_folder", tmp_path, "--timestamp", runs_in(tmp_path)[1].name,
+    nsr("train", "--is_continue", "--expname", "tiny_ball", "--exps_folder", tmp_path, "--timestamp", runs_in(tmp_path)[1].name,
         "--nepoch", 2)  # fmt: skip
     longer = checkpoint(runs_in(tmp_path)[1]).meta
     assert (longer["step"], longer["config"]["train"]["budget"]) == (2 * VIEWS, 0.0)
@@ -181,7 +181,7 @@ def test_a_run_that_is_killed_and_then_terminated_ends_as_if_nothing_had_happene
     moment = random.randint(0, VIEWS * EPOCHS // 3)
 
     def reached_moment() -> bool:
-        files = tmp_path.glob("tiny/*/checkpoints/latest.safetensors")
+        files = tmp_path.glob("tiny_ball/*/checkpoints/latest.safetensors")
         return any(load_checkpoint(file).meta["step"] >= moment for file in files)
 
     code, _ = interrupt(start, reached_moment, signal.SIGKILL)
@@ -260,7 +260,7 @@ def test_weights_of_the_original_idr(prefix, scene, tmp_path):
     exps = tmp_path / "exps"
     options = ["--conf", "base/dtu_fixed_cameras", "--data_dir", scene, "--exps_folder", exps]
     nsr("train", *options, "--init_weights", weights, "--budget", 1e-6)  # not one step
-    model = load_run(runs_in(exps, "dtu_fixed_cameras")[0]).model
+    model = load_run(runs_in(exps, "dtu_fixed_cameras_ball")[0]).model
     generator = torch.Generator().manual_seed(1)
     points, directions = (torch.randn(64, 3, generator=generator) for _ in range(2))
     directions = F.normalize(directions, dim=1)

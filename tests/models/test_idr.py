@@ -10,6 +10,7 @@ from nsr.encoders.positional import PositionalConfig
 from nsr.encoders.spherical_harmonics import SphericalHarmonicsConfig
 from nsr.models.idr import IDRModel, ModelConfig
 from nsr.models.implicit_network import ImplicitNetworkConfig
+from nsr.models.losses import eikonal_loss, mask_loss, smoothness_loss
 from nsr.models.rendering_network import RenderingNetwork, RenderingNetworkConfig
 from nsr.ops.sphere_trace import TraceOptions
 from nsr.types import Rays
@@ -107,6 +108,49 @@ def test_step_gradient_equals_finite_differences_through_the_tracer():
             bias[0] -= sign * step
     numeric = (values[0] - values[1]) / (2 * step)
     assert abs(grad[0].item() - numeric) < 1e-6 * abs(numeric)
+
+
+@pytest.mark.parametrize("reevaluate", [True, False])
+def test_cameras_are_moved_by_colour_and_mask_but_not_by_the_eikonal_term(reevaluate):
+    model = IDRModel.build(dataclasses.replace(SMALL, reevaluate=reevaluate), 0).double()
+    rays = Rays(*(t.double() for t in dataclasses.astuple(rays_at_the_origin(20))))
+    shift = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    mask = torch.arange(20) < 12
+    moved = Rays(rays.origins + shift, rays.directions)
+    output = model(moved, mask, nothing(5).double(), 0.01 * torch.ones(6, 3, dtype=torch.float64))
+
+    def pull(term: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(term, shift, retain_graph=True, materialize_grads=True)[0]
+
+    assert pull(output.rgb.sum()).abs().max() > 1e-3
+    assert pull(mask_loss(output.sdf, output.surface, mask.double(), 50.0)).abs().max() > 1e-3
+    assert not pull(eikonal_loss(output.gradient)).any()
+    assert not pull(smoothness_loss(output.centre_gradient, output.neighbour_gradient)).any()
+    # The distance follows the cameras as the network's own derivative says.
+    points = rays.at(model.trace(rays, mask).distance) + shift
+    torch.testing.assert_close(pull(output.sdf[~mask].sum()), pull(model.sdf(points)[~mask].sum()))
+
+
+def test_colour_gradient_of_the_cameras_equals_finite_differences():
+    """d (weighted colour) / d (a shift of all rays), with the rays traced anew for each shift."""
+    tracer = TraceOptions(threshold=1e-9, max_iterations=60)
+    config = dataclasses.replace(SMALL, ray_tracer=tracer, min_cosine=1e-4, reevaluate=False)
+    model = IDRModel.build(config, 0).double()
+    rays = Rays(*(t.double() for t in dataclasses.astuple(rays_at_the_origin(12, spread=0.3))))
+    weight = torch.randn(12, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def loss(shift: torch.Tensor) -> torch.Tensor:
+        moved = Rays(rays.origins + shift, rays.directions)
+        empty = nothing().double()
+        return (model(moved, torch.ones(12, dtype=torch.bool), empty, empty).rgb * weight).sum()
+
+    shift = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(loss(shift), shift)
+    step = 1e-4
+    for axis, unit in enumerate(torch.eye(3, dtype=torch.float64)):
+        ends = [loss(sign * step * unit).item() for sign in (1, -1)]
+        numeric = (ends[0] - ends[1]) / (2 * step)
+        assert grad[axis].item() == pytest.approx(numeric, rel=1e-5, abs=1e-8)
 
 
 def test_masked_out_rays_have_no_colour_but_a_distance():

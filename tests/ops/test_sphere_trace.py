@@ -9,7 +9,6 @@ from torch.nn.functional import normalize
 from nsr.ops.reference import sphere_trace as reference
 from nsr.ops.sphere_trace import TraceOptions, trace
 from nsr.types import Rays
-from nsr.utils.errors import ConfigError
 
 IDR = TraceOptions()
 EXACT = TraceOptions(threshold=1e-6, max_iterations=60)  # IDR's march, run to its end
@@ -326,7 +325,7 @@ def test_sampler_is_chunked():
     ],
 )
 def test_impossible_options(change, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ValueError, match=message):
         TraceOptions(**change)
 
 

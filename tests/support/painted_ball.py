@@ -20,6 +20,8 @@ def paint(points: Tensor) -> Tensor:
 class PaintedBall(nn.Module):
     """sdf, color and render as nsr.models.idr.IDRModel has them. tint: what the view direction adds to the colour."""
 
+    bounding_radius = 1.0
+
     def __init__(self, tint: float = 0.0, floater: bool = False) -> None:
         super().__init__()
         self.radius = nn.Parameter(torch.tensor(RADIUS))

@@ -10,16 +10,22 @@ from support.idr_folder import write_folder
 from support.painted_ball import PaintedBall, photographs
 from support.two_balls import cameras_around
 
+from nsr.config import find_conf, load_tree, to_hocon
+
 ROOT = Path(__file__).resolve().parents[2]
 VIEWS, WIDTH, HEIGHT = 6, 32, 24
 
-_GRID = "levels = 3, base_resolution = 4, max_resolution = 16, log2_table_size = 9, start_levels = 2"
-_CONF = f"""include "{ROOT}/confs/instant.conf"
-model.implicit_network {{ dims = [16], feature_size = 7, encoder.hashgrid {{ {_GRID} }} }}
-model.rendering_network {{ dims = [16], point_encoder.hashgrid {{ {_GRID} }} }}
-sampling {{ rays = 64, neighbours = 16, volume_points = 32 }}
-start {{ resolution = 24, steps = 10, points = 128 }}
-"""
+_SMALL = (
+    *(f"model.{network}.dims=[16]" for network in ("implicit_network", "rendering_network")),
+    "model.implicit_network.feature_size=7",
+    *(
+        f"model.{encoder}.hashgrid.{option}"
+        for encoder in ("implicit_network.encoder", "rendering_network.point_encoder")
+        for option in ("levels=3", "base_resolution=4", "max_resolution=16", "log2_table_size=9", "start_levels=2")
+    ),
+    *("sampling.rays=64", "sampling.neighbours=16", "sampling.volume_points=32"),
+    *("start.resolution=24", "start.steps=10", "start.points=128"),
+)
 
 
 def write_tiny_scene(folder: Path, **layout) -> Path:
@@ -27,9 +33,10 @@ def write_tiny_scene(folder: Path, **layout) -> Path:
     return write_folder(photographs(cameras_around(VIEWS, WIDTH, HEIGHT), PaintedBall()), folder, **layout)
 
 
-def write_tiny_conf(path: Path, extra: str = "") -> Path:
-    """The instant configuration, shrunk; extra: further lines of HOCON."""
-    path.write_text(_CONF + extra)
+def write_tiny_conf(path: Path, *overrides: str) -> Path:
+    """The instant configuration, shrunk, in a file of its own."""
+    tree, _ = load_tree(find_conf("instant"), [*_SMALL, *overrides])
+    path.write_text(to_hocon(tree))
     return path
 
 

@@ -187,6 +187,48 @@ def test_training_refines_perturbed_cameras():
     assert error[1] < error[0]
 
 
+def rates(trainer: Trainer) -> dict[str, float]:
+    return {name: member.param_groups[0]["lr"] for name, member in trainer.optimisers.members.items()}
+
+
+def test_steps_follow_the_schedule_of_rates_but_not_for_cameras():
+    own = {"learning_rate": 2e-3, "table_learning_rate": 7e-3, "learning_rate_cam": 5e-4}
+    trainer = Trainer(small_config(nepoch=2, lr_final=0.01, **own), sphere_scene(), train_cameras=True)
+    for step in range(12):
+        trainer.step()
+        factor = 0.01 ** (step / 12)
+        assert rates(trainer) == pytest.approx({"networks": 2e-3 * factor, "tables": 7e-3 * factor, "cameras": 5e-4})
+    epochs = vanilla_config(nepoch=3, lr_milestones=(1, 2), lr_factor=0.5, learning_rate_cam=5e-4)
+    trainer, seen = Trainer(epochs, sphere_scene(), train_cameras=True), []
+    trainer.fit(on_step=lambda t, _: seen.append(tuple(rates(t).values())))
+    assert [s[0] for s in seen] == [1e-3] * 6 + [5e-4] * 6 + [2.5e-4] * 6
+    assert {s[1] for s in seen} == {5e-4}
+
+
+def test_a_camera_moves_at_its_own_rate():
+    scene = sphere_scene()
+    moved = []
+    for rate in (1e-3, 1e-5):
+        trainer = Trainer(small_config(learning_rate_cam=rate), scene, train_cameras=True)
+        trainer.step()
+        rows = trainer.poses.poses.weight.detach()
+        moved.append((rows - Trainer(small_config(), scene, train_cameras=True).poses.poses.weight.detach()).abs().max().item())
+    assert moved == pytest.approx([1e-3, 1e-5], rel=0.05)  # Adam's first step is as long as its rate
+
+
+def test_neighbours_are_beside_their_centres(monkeypatch):
+    trainer = Trainer(small_config(), sphere_scene())
+    trainer.start()
+    offsets = []
+    forward = trainer.model.forward
+    monkeypatch.setattr(trainer.model, "forward", lambda *a: (offsets.append(a[3]), forward(*a))[1])
+    output = trainer._forward(trainer.sampler.draw(128))
+    assert offsets[0].shape == (32, 3)
+    assert offsets[0].square().mean().sqrt().item() == pytest.approx(trainer.config.sampling.neighbour_sigma, rel=0.3)
+    assert output.centre_gradient.shape[0] > 5
+    assert ((output.neighbour_gradient - output.centre_gradient).norm(dim=1) > 1e-5).all()
+
+
 def test_non_finite_loss_changes_nothing_and_then_stops(monkeypatch):
     trainer = Trainer(small_config(max_bad_steps=3), sphere_scene())
     trainer.step()
