@@ -2,13 +2,10 @@
 //
 // encode and contract run in parallel over points. scatter runs in parallel over levels: a level belongs to one thread,
 // which adds the points in their order, so the result is race-free and bit-identical for any number of threads.
-//
-// The lane loops are marked ivdep rather than `omp simd`: that keeps small structs in memory, where gcc
-// gives up on them.
 #include <cstring>
-#include <type_traits>
 
 #include "../kernels/launch.h"
+#include "hash_grid_tile.h"
 #include "parallel.h"
 
 namespace nsr::cpu {
@@ -17,94 +14,11 @@ namespace {
 constexpr int kTile = 32;        // points per tile: a few SIMD registers, and loads enough to hide a cache miss
 constexpr int64_t kGrain = 256;  // points below which a second thread costs more than it brings
 
-// Where the points of one tile fall in one level. Lanes past the end of the data repeat the last point.
 template <typename T>
-struct TileCells {
-  alignas(64) T s[3][kTile];
-  alignas(64) T ds[3][kTile];
-  alignas(64) T dds[3][kTile];
-  alignas(64) uint32_t entry[8][kTile];
-
-  NSR_HD CellPoint<T> point(int i) const {
-    return {s[0][i], s[1][i], s[2][i], ds[0][i], ds[1][i], ds[2][i], dds[0][i], dds[1][i], dds[2][i]};
-  }
-};
+using Cells = TileCells<kTile, T>;
 
 template <typename T>
-using TileCorners = T[8][kTile];
-
-template <typename T>
-void load_points(const T* x, int count, T (*points)[kTile]) {
-  for (int d = 0; d < 3; ++d) {
-    for (int i = 0; i < count; ++i) points[d][i] = x[3 * i + d];
-    for (int i = count; i < kTile; ++i) points[d][i] = points[d][count - 1];
-  }
-}
-
-template <bool kSmooth, typename T>
-void locate_on_axes(int32_t resolution, const T (*points)[kTile], TileCells<T>& cells, uint32_t (*cell)[kTile]) {
-  for (int d = 0; d < 3; ++d) {
-#pragma GCC ivdep
-    for (int i = 0; i < kTile; ++i) {
-      const AxisPoint<T> axis = locate_on_axis(points[d][i], resolution, kSmooth);
-      cell[d][i] = uint32_t(axis.cell);
-      cells.s[d][i] = axis.s;
-      cells.ds[d][i] = axis.ds;
-      cells.dds[d][i] = axis.dds;
-    }
-  }
-}
-
-template <bool kHashed>
-void enumerate_corners(const GridLevel& level, const uint32_t (*cell)[kTile], uint32_t (*entry)[kTile]) {
-#pragma GCC ivdep
-  for (int i = 0; i < kTile; ++i) {
-    const uint32_t x0 = cell[0][i], x1 = x0 + 1;
-    const uint32_t y0 = cell[1][i] * level.factor_y, y1 = y0 + level.factor_y;
-    const uint32_t z0 = cell[2][i] * level.factor_z, z1 = z0 + level.factor_z;
-    entry[0][i] = grid_entry(x0, y0, z0, kHashed, level.mask);
-    entry[1][i] = grid_entry(x1, y0, z0, kHashed, level.mask);
-    entry[2][i] = grid_entry(x0, y1, z0, kHashed, level.mask);
-    entry[3][i] = grid_entry(x1, y1, z0, kHashed, level.mask);
-    entry[4][i] = grid_entry(x0, y0, z1, kHashed, level.mask);
-    entry[5][i] = grid_entry(x1, y0, z1, kHashed, level.mask);
-    entry[6][i] = grid_entry(x0, y1, z1, kHashed, level.mask);
-    entry[7][i] = grid_entry(x1, y1, z1, kHashed, level.mask);
-  }
-}
-
-template <typename T>
-void locate_tile(const HashGrid& grid, const GridLevel& level, const T (*points)[kTile], TileCells<T>& cells) {
-  alignas(64) uint32_t cell[3][kTile];
-  if (grid.smoothstep)
-    locate_on_axes<true>(level.resolution, points, cells, cell);
-  else
-    locate_on_axes<false>(level.resolution, points, cells, cell);
-  if (level.hashed)
-    enumerate_corners<true>(level, cell, cells.entry);
-  else
-    enumerate_corners<false>(level, cell, cells.entry);
-}
-
-// values[f][c][i] = feature f of corner c of point i; `table` points at the level's first entry and chunk.
-template <int kChunk, typename T>
-void gather_corners(const T* table, int stride, const TileCells<T>& cells, TileCorners<T>* values) {
-  for (int c = 0; c < 8; ++c) {
-    for (int i = 0; i < kTile; ++i) {
-      const T* entry = table + size_t(cells.entry[c][i]) * stride;
-      for (int f = 0; f < kChunk; ++f) values[f][c][i] = entry[f];
-    }
-  }
-}
-
-// Calls fn(std::integral_constant<int, k>) with the largest k in {8, 4, 2, 1} that divides `features`.
-template <typename Fn>
-void with_chunk(int features, const Fn& fn) {
-  if (features % 8 == 0) return fn(std::integral_constant<int, 8>());
-  if (features % 4 == 0) return fn(std::integral_constant<int, 4>());
-  if (features % 2 == 0) return fn(std::integral_constant<int, 2>());
-  fn(std::integral_constant<int, 1>());
-}
+using Corners = TileCorners<kTile, T>;
 
 // Calls fn(first point, count) for the tiles of [0, n), in parallel.
 template <typename Fn>
@@ -119,27 +33,15 @@ void for_each_tile(int64_t n, const Fn& fn) {
 }
 
 template <int kChunk, bool kJacobian, typename T>
-void encode_level(const HashGrid& grid, const TileCells<T>& cells, const T* table, int count, T* h, T* jacobian) {
+void encode_level(const HashGrid& grid, const Cells<T>& cells, const T* table, int count, T* h, T* jacobian) {
   const int features = grid.features;
   const int64_t outputs = grid.outputs();
   for (int f0 = 0; f0 < features; f0 += kChunk) {
     alignas(64) T v[kChunk][8][kTile];
     alignas(64) T out[4][kChunk][kTile];
     gather_corners<kChunk>(table + f0, features, cells, v);
-    for (int f = 0; f < kChunk; ++f) {
-#pragma GCC ivdep
-      for (int i = 0; i < kTile; ++i) {
-        const CellValue<T> value =
-            interpolate_cell(v[f][0][i], v[f][1][i], v[f][2][i], v[f][3][i], v[f][4][i], v[f][5][i], v[f][6][i],
-                             v[f][7][i], cells.s[0][i], cells.s[1][i], cells.s[2][i]);
-        out[0][f][i] = value.h;
-        if (kJacobian) {
-          out[1][f][i] = value.hx * cells.ds[0][i];
-          out[2][f][i] = value.hy * cells.ds[1][i];
-          out[3][f][i] = value.hz * cells.ds[2][i];
-        }
-      }
-    }
+    for (int f = 0; f < kChunk; ++f)
+      interpolate_corners<kJacobian>(cells, v[f], out[0][f], out[1][f], out[2][f], out[3][f]);
     for (int i = 0; i < count; ++i) {
       for (int f = 0; f < kChunk; ++f) {
         h[i * outputs + f0 + f] = out[0][f][i];
@@ -160,7 +62,7 @@ template <int kChunk, bool kJacobian, typename T>
 void encode(const HashGrid& grid, int64_t n, const T* x, const T* table, T* h, T* jacobian) {
   for_each_tile(n, [&](int64_t start, int count) {
     alignas(64) T points[3][kTile];
-    TileCells<T> cells;
+    Cells<T> cells;
     load_points(x + 3 * start, count, points);
     for (int l = 0; l < grid.active_levels; ++l) {
       const int64_t at = start * grid.outputs() + l * grid.features;
@@ -194,7 +96,7 @@ struct TileCotangents {
 
 // Adds one level and chunk to grad[d][i], the gradient with respect to the points of one tile.
 template <int kChunk, typename T>
-void contract_tile(const TileCells<T>& cells, const TileCorners<T>* v, const TileCotangents<kChunk, T>& cotangents,
+void contract_tile(const Cells<T>& cells, const Corners<T>* v, const TileCotangents<kChunk, T>& cotangents,
                    T (*grad)[kTile]) {
   for (int f = 0; f < kChunk; ++f) {
 #pragma GCC ivdep
@@ -219,7 +121,7 @@ void contract(const HashGrid& grid, int64_t n, const T* x, const T* table, const
     alignas(64) T points[3][kTile];
     alignas(64) T grad[3][kTile] = {};
     alignas(64) T v[kChunk][8][kTile];
-    TileCells<T> cells;
+    Cells<T> cells;
     TileCotangents<kChunk, T> cotangents;
     load_points(x + 3 * start, count, points);
     for (int l = 0; l < grid.active_levels; ++l) {
@@ -237,7 +139,7 @@ void contract(const HashGrid& grid, int64_t n, const T* x, const T* table, const
 
 // Adds the points of one tile to one level, in point order.
 template <int kChunk, typename T>
-void scatter_tile(const TileCells<T>& cells, const TileCotangents<kChunk, T>& cotangents, int count, int stride,
+void scatter_tile(const Cells<T>& cells, const TileCotangents<kChunk, T>& cotangents, int count, int stride,
                   T* grad_table) {
   alignas(64) T gradient[8][kChunk][kTile];
   for (int f = 0; f < kChunk; ++f) {
@@ -267,7 +169,7 @@ template <int kChunk, typename T>
 void scatter_level(const HashGrid& grid, int l, int64_t n, const T* x, const T* grad_h, const T* grad_jacobian,
                    T* grad_table) {
   alignas(64) T points[3][kTile];
-  TileCells<T> cells;
+  Cells<T> cells;
   TileCotangents<kChunk, T> cotangents;
   for (int64_t start = 0; start < n; start += kTile) {
     const int count = int(n - start < kTile ? n - start : kTile);

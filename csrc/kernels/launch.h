@@ -8,7 +8,9 @@
 
 #include "adam.h"
 #include "hash_grid.h"
+#include "sdf_network.h"
 #include "sphere_trace.h"
+#include "trace_ray.h"
 
 namespace nsr::cpu {
 
@@ -58,6 +60,27 @@ void sphere_trace_secant_points(int64_t items, const int64_t* row, const T* orig
 template <typename T>
 void sphere_trace_scan(int64_t rays, int64_t samples, const T* values, const T* orientation, int64_t* crossing,
                        int64_t* minimum);
+
+// The ops on whole networks exist on the CPU only, so far.
+constexpr int kLanes = 16;  // points per tile of a network, and so of what its forward pass keeps
+
+// sdf [n].
+template <typename T>
+void sdf_network(const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf);
+
+// sdf [n], feature [n, outputs - 1], gradient [n, 3] = d sdf / d x. kept [tiles of kLanes points, network.kept(), kLanes] is
+// for the backward pass; null: not wanted.
+template <typename T>
+void sdf_and_normal(const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf, T* feature, T* gradient, T* kept);
+
+template <typename T>
+void sdf_and_normal_bwd(const SdfNetwork<T>& network, int64_t n, const T* kept, const SdfCotangents<T>& cotangents,
+                        const SdfGradients<T>& gradients);
+
+// One program of kernels/trace_ray.h per ray. mask may be null. distance, hit, evaluations: [rays].
+template <typename T>
+void trace_sdf_network(const SdfNetwork<T>& network, const TracePlan& plan, int64_t rays, const T* origins,
+                       const T* directions, const bool* mask, T* distance, bool* hit, int32_t* evaluations);
 
 }  // namespace nsr::cpu
 

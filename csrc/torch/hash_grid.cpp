@@ -7,52 +7,18 @@
 #include <tuple>
 
 #include "device.h"
+#include "hash_grid_arguments.h"
 
 namespace nsr {
 namespace {
 
-using at::IntArrayRef;
-using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-void check_points_and_table(const Tensor& x, const Tensor& table, const char* op) {
-  TORCH_CHECK(x.dim() == 2 && x.size(1) == 3, op, ": expected x [N, 3], got ", x.sizes());
-  TORCH_CHECK(table.dim() == 2, op, ": expected table [T, F], got ", table.sizes());
-  TORCH_CHECK(x.scalar_type() == table.scalar_type(), op, ": expected x and table of one dtype, got ", x.scalar_type(),
-              " and ", table.scalar_type());
-  TORCH_CHECK(x.device() == table.device(), op, ": expected x and table on one device, got ", x.device(), " and ",
-              table.device());
-}
 
 void check_like(const OptionalTensor& value, const Tensor& x, IntArrayRef shape, const char* name, const char* op) {
   if (!value) return;
   TORCH_CHECK(value->sizes() == shape, op, ": expected ", name, " of shape ", shape, ", got ", value->sizes());
   TORCH_CHECK(value->scalar_type() == x.scalar_type() && value->device() == x.device(), op, ": expected ", name,
               " with the dtype and device of x");
-}
-
-HashGrid make_grid(const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep, int64_t active,
-                   const char* op) {
-  const int64_t levels = int64_t(resolutions.size());
-  TORCH_CHECK(levels >= 1 && levels <= kMaxGridLevels, op, ": expected 1 to ", kMaxGridLevels, " levels, got ", levels);
-  TORCH_CHECK(int64_t(offsets.size()) == levels + 1, op, ": expected ", levels + 1, " offsets, got ", offsets.size());
-  TORCH_CHECK(active >= 0 && active <= levels, op, ": expected active_levels in [0, ", levels, "], got ", active);
-  TORCH_CHECK(offsets[0] == 0 && offsets[levels] == table.size(0), op, ": expected offsets from 0 to the ",
-              table.size(0), " entries of the table, got ", offsets);
-  HashGrid grid;
-  grid.levels = int32_t(levels);
-  grid.active_levels = int32_t(active);
-  grid.features = int32_t(table.size(1));
-  grid.smoothstep = smoothstep;
-  for (int64_t l = 0; l < levels; ++l) {
-    const int64_t entries = offsets[l + 1] - offsets[l];
-    TORCH_CHECK(entries > 0 && entries <= (int64_t(1) << 30) && resolutions[l] >= 1 && resolutions[l] < (1 << 20), op,
-                ": level ", l, " has ", entries, " entries and resolution ", resolutions[l]);
-    grid.level[l] = make_grid_level(offsets[l], entries, int32_t(resolutions[l]));
-    TORCH_CHECK(!grid.level[l].hashed || (entries & (entries - 1)) == 0, op, ": level ", l,
-                " is hashed, so its number of entries must be a power of two, got ", entries);
-  }
-  return grid;
 }
 
 template <typename T>

@@ -34,6 +34,9 @@ std::string build_info() {
 }  // namespace
 
 #define NSR_GRID "Tensor x, Tensor table, int[] resolutions, int[] offsets, bool smoothstep, int active_levels"
+#define NSR_NETWORK \
+  "Tensor table, int[] resolutions, int[] offsets, bool smoothstep, int active_levels, Tensor parameters, " \
+  "int[] widths, int activation"
 
 TORCH_LIBRARY(nsr, m) {
   m.def("build_info() -> str", &build_info);
@@ -57,4 +60,12 @@ TORCH_LIBRARY(nsr, m) {
   m.def("hash_grid_jac(" NSR_GRID ") -> (Tensor, Tensor)");
   m.def("hash_grid_jac_bwd(Tensor? grad_h, Tensor? grad_jacobian, " NSR_GRID
         ", bool need_x, bool need_table) -> (Tensor, Tensor)");
+
+  m.def("sdf_network(Tensor x, " NSR_NETWORK ") -> Tensor");
+  m.def("sdf_and_normal(Tensor x, " NSR_NETWORK ", bool keep) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("sdf_and_normal_bwd(Tensor? grad_sdf, Tensor? grad_feature, Tensor? grad_gradient, Tensor kept, Tensor x, " NSR_NETWORK
+        ", bool need_x, bool need_table, bool need_parameters) -> (Tensor, Tensor, Tensor)");
+  m.def("trace_sdf_network(Tensor origins, Tensor directions, Tensor? object_mask, " NSR_NETWORK
+        ", float radius, int max_iterations, int line_search_steps, float threshold, float relaxation, float min_step, "
+        "bool both_ends, int sampler_steps, int secant_steps, int min_sdf_samples) -> (Tensor, Tensor, Tensor)");
 }

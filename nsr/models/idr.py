@@ -15,6 +15,7 @@ from nsr.models.implicit_network import ImplicitNetwork, ImplicitNetworkConfig
 from nsr.models.intersection import differentiable_intersection
 from nsr.models.rendering_network import RenderingNetwork, RenderingNetworkConfig
 from nsr.ops.sphere_trace import TraceOptions, trace
+from nsr.ops.trace_sdf_network import trace_sdf_network
 from nsr.types import Rays, RenderOutput, SurfaceHits
 
 RENDER_PATIENCE = 5  # times the tracer iterations of a training step
@@ -92,6 +93,9 @@ class IDRModel(nn.Module):
 
     def trace(self, rays: Rays, object_mask: Bool[Tensor, " N"] | None = None) -> SurfaceHits:
         """First intersections, without gradient. See nsr.ops.sphere_trace.trace."""
+        network = self.implicit_network.fused()
+        if network is not None:
+            return trace_sdf_network(network, rays, self.config.ray_tracer, object_mask)
         return trace(self.sdf, rays, self.config.ray_tracer, object_mask)
 
     @torch.no_grad()

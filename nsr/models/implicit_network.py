@@ -14,7 +14,9 @@ from torch.nn.utils import parametrize
 
 from nsr.config import Variant, variant
 from nsr.encoders import POINT_ENCODERS, build_encoder
+from nsr.encoders.hash_grid import HashGridEncoder
 from nsr.models.mlp import ACTIVATIONS, linear
+from nsr.ops.sdf_network import SdfNetwork, has_kernel, sdf_and_normal, sdf_network
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,23 @@ class ImplicitNetwork(nn.Module):
             else:
                 layer.weight.copy_(weight)
 
+    def fused(self) -> SdfNetwork | None:
+        """The network as the ops of nsr.ops.sdf_network take it, or None where they do not and PyTorch goes layer by layer.
+
+        They take a hash grid behind which hidden layers of at most 128 neurons follow without skips and weight normalisation,
+        on the CPU. The parameters are the network's own: valid until they are replaced or the encoder shows other levels.
+        """
+        if not isinstance(self.encoder, HashGridEncoder) or self.config.skip_in or self.config.weight_norm:
+            return None
+        layers = tuple((self.layer(i).weight, self.layer(i).bias) for i in range(self.depth))
+        encoder = self.encoder
+        network = SdfNetwork(encoder.table, encoder.spec, encoder.active_levels, layers, self.config.activation)
+        return network if has_kernel(network) else None
+
     def sdf(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """The signed distance alone, the cheapest evaluation: no gradient, no feature."""
+        if not torch.is_grad_enabled() and (network := self.fused()) is not None:
+            return sdf_network(x, *network)
         encoded = self.encoder(x)
         hidden = self._hidden(encoded)
         last = self.layer(self.depth - 1)
@@ -114,6 +131,8 @@ class ImplicitNetwork(nn.Module):
     def forward(self, x: Float[Tensor, "N 3"]) -> ImplicitOutput:
         """Distance, feature and gradient. The reverse pass for the gradient is written as forward code, so that a loss on the
         gradient (eikonal, shading) needs first-order autograd only."""
+        if (network := self.fused()) is not None:
+            return ImplicitOutput(*sdf_and_normal(x, *network))
         with parametrize.cached():  # each weight-normalised matrix is used twice
             return self._value_and_gradient(x)
 

@@ -101,7 +101,7 @@ def trace(
     Raises:
         ValueError: rays, mask or values of sdf of the wrong shape or dtype.
     """
-    origins, directions = _checked_rays(rays, object_mask)
+    origins, directions = checked_rays(rays, object_mask)
     tracer = _Tracer(sdf, origins, directions, options, object_mask)
     if origins.shape[0] > 0:
         tracer.march()
@@ -111,7 +111,7 @@ def trace(
     return tracer.hits()
 
 
-def _checked_rays(rays: Rays, object_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def checked_rays(rays: Rays, object_mask: Tensor | None) -> tuple[Tensor, Tensor]:
     origins, directions = rays.origins, rays.directions
     if origins.dim() != 2 or origins.shape[1] != 3 or origins.shape != directions.shape:
         shapes = f"{list(origins.shape)} and {list(directions.shape)}"

@@ -1,0 +1,231 @@
+// The backward pass of the SDF with its feature and gradient on the CPU: the formulas of kernels/sdf_network.h on tiles of
+// points, in their notation.
+//
+// The gradients of weights are sums over points. Chunks of points, whose size does not depend on the number of threads, are
+// summed separately and then in their order, so results are bit-identical for any number of threads.
+#include <algorithm>
+#include <vector>
+
+#include "../kernels/launch.h"
+#include "parallel.h"
+#include "sdf_and_normal_tile.h"
+
+namespace nsr::cpu {
+namespace {
+
+constexpr int64_t kChunkTiles = 8;  // at least, per chunk of points
+constexpr int64_t kMaxChunks = 64;  // bounds the memory of their sums
+
+// Where the gradients of the layers of one chunk of points are: weights with padded columns, then biases.
+template <typename T>
+struct LayerSums {
+  int64_t weight[kMaxDenseLayers], bias[kMaxDenseLayers], size = 0;
+
+  explicit LayerSums(const SdfNetwork<T>& network) {
+    for (int l = 0; l < network.layers; ++l) {
+      weight[l] = size;
+      bias[l] = size + int64_t(network.width(l)) * padded_columns<T>(network.used_inputs(l));
+      size = bias[l] + padded_columns<T>(network.width(l));
+    }
+  }
+};
+
+template <typename T>
+class BackwardTile {
+ public:
+  BackwardTile(const SdfNetwork<T>& network, const LayerSums<T>& sums)
+      : network_(network),
+        sums_(sums),
+        activations_(network),
+        grad_output_(network.output().outputs),
+        widest_(std::max(kMaxNetworkWidth, network.visible())),
+        curved_(int64_t(kMaxNetworkWidth) * network.hidden()),
+        even_(widest_),
+        odd_(widest_),
+        q_(kMaxNetworkWidth),
+        transposed_(size_t(kLanes) * padded_columns<T>(widest_)) {}
+
+  // Adds to the sums of the layers at `totals` (null: not wanted), and leaves the cotangent of a_0 in grad_input unless null.
+  void run(const KeptRows<T>& kept, const SdfCotangents<T>& cotangents, int64_t start, int count, T* totals,
+           Row<T>* grad_input) {
+    load_cotangents(cotangents, start, count);
+    for (int l = 0; l < network_.hidden(); ++l)
+      activate_all<T>(network_.activation, network_.width(l), kept.z[l], activations_.value(l), activations_.slope(l),
+                      activations_.curvature(l));
+    if (cotangents.gradient) through_normal(kept, totals);
+    through_value(kept, cotangents.gradient != nullptr, totals, grad_input);
+  }
+
+  const Row<T>* grad_normal() const { return grad_normal_; }
+
+ private:
+  void load_cotangents(const SdfCotangents<T>& cotangents, int64_t start, int count) {
+    const int features = network_.output().outputs - 1;
+    std::memset(grad_output_.at(0), 0, sizeof(Row<T>) * (features + 1));
+    std::memset(grad_normal_, 0, sizeof(grad_normal_));
+    for (int i = 0; i < count; ++i) {
+      if (cotangents.sdf) grad_output_.at(0)[0][i] = cotangents.sdf[start + i];
+      for (int f = 0; cotangents.feature && f < features; ++f)
+        grad_output_.at(1 + f)[0][i] = cotangents.feature[(start + i) * features + f];
+      for (int d = 0; cotangents.gradient && d < 3; ++d) grad_normal_[d][i] = cotangents.gradient[3 * (start + i) + d];
+    }
+  }
+
+  void add_outer(int l, const Row<T>* left, const Row<T>* right, T* totals) {
+    if (!totals) return;
+    transpose(network_.used_inputs(l), right, transposed_.data());
+    accumulate_outer(network_.width(l), network_.used_inputs(l), left, transposed_.data(), totals + sums_.weight[l]);
+  }
+
+  // From the normal, forwards through the pass that made it: dp_0 ... dp_L, and what s'' contributes to dz_l in curved(l).
+  void through_normal(const KeptRows<T>& kept, T* totals) {
+    const SdfNetwork<T>& net = network_;
+    Row<T>* dp = even_.at(0);
+    std::memcpy(dp, grad_normal_, sizeof(grad_normal_));
+    for_each_vector<T>([&](int lane) {
+      Vector<T> g[3];
+      for (int d = 0; d < 3; ++d) g[d] = load(grad_normal_[d] + lane);
+      for (int k = 0; k < net.visible() - 3; ++k) {
+        Vector<T> sum{};
+        for (int d = 0; d < 3; ++d) sum += g[d] * load(kept.jacobian[3 * k + d] + lane);
+        store(dp[3 + k] + lane, sum);
+      }
+    });
+    for (int l = 0; l < net.hidden(); ++l) {
+      Row<T>* dq = (l % 2 ? even_ : odd_).at(0);
+      multiply<T>(forward_matrix(net.layer[l]), nullptr, net.width(l), net.used_inputs(l), dp, dq);
+      bend(kept, l, dq);
+      add_outer(l, q_.at(0), dp, totals);
+      dp = dq;
+    }
+    if (totals) accumulate_sum(net.output().inputs, dp, totals + sums_.weight[net.hidden()]);  // dW_out[0]
+  }
+
+  // q_l to q_, dq_l p_l s''(z_l) to curved(l), and dq_l to dp_l = dq_l s'(z_l) in place.
+  void bend(const KeptRows<T>& kept, int l, Row<T>* dq) {
+    const bool last = l + 1 == network_.hidden();
+    for (int j = 0; j < network_.width(l); ++j) {
+      const T* const slope = activations_.slope(l)[j];
+      const T* const curvature = activations_.curvature(l)[j];
+      for_each_vector<T>([&](int lane) {
+        const Vector<T> p = last ? Vector<T>{} + network_.output().weight[j] : load(kept.p[l][j] + lane);
+        const Vector<T> d = load(dq[j] + lane), s1 = load(slope + lane);
+        store(q_.at(j)[0] + lane, p * s1);
+        store(curved(l)[j] + lane, d * p * load(curvature + lane));
+        store(dq[j] + lane, d * s1);
+      });
+    }
+  }
+
+  // From the values, backwards.
+  void through_value(const KeptRows<T>& kept, bool with_normal, T* totals, Row<T>* grad_input) {
+    const SdfNetwork<T>& net = network_;
+    const int last = net.hidden() - 1;
+    const DenseLayer<T>& output = net.output();
+    add_outer(net.hidden(), grad_output_.at(0), activations_.value(last), totals);
+    if (totals) accumulate_sum(output.outputs, grad_output_.at(0), totals + sums_.bias[net.hidden()]);
+    Row<T>* da = even_.at(0);
+    multiply<T>(backward_matrix(output), nullptr, output.inputs, output.outputs, grad_output_.at(0), da);
+    for (int l = last; l >= 0; --l) {
+      Row<T>* dz = q_.at(0);
+      product<T>(net.width(l), da, activations_.slope(l), dz);
+      if (with_normal) add(net.width(l), curved(l), dz);
+      add_outer(l, dz, l > 0 ? activations_.value(l - 1) : kept.input, totals);
+      if (totals) accumulate_sum(net.width(l), dz, totals + sums_.bias[l]);
+      Row<T>* out = l > 0 ? da : grad_input;
+      if (out) multiply<T>(backward_matrix(net.layer[l]), nullptr, net.used_inputs(l), net.width(l), dz, out);
+    }
+  }
+
+  static void add(int count, const Row<T>* in, Row<T>* to) {
+    for (int r = 0; r < count; ++r)
+      for_each_vector<T>([&](int lane) { store(to[r] + lane, load(to[r] + lane) + load(in[r] + lane)); });
+  }
+
+  Row<T>* curved(int l) { return curved_.at(l * kMaxNetworkWidth); }
+
+  const SdfNetwork<T>& network_;
+  const LayerSums<T>& sums_;
+  ActivationRows<T> activations_;
+  Rows<T> grad_output_;
+  int widest_;
+  Rows<T> curved_, even_, odd_, q_;
+  std::vector<T> transposed_;
+  alignas(64) Row<T> grad_normal_[3];
+};
+
+// Rows to the arrays [n, ...] of the gradients with respect to the encoding; grad_input is the cotangent of a_0.
+template <typename T>
+void write_encoding_gradients(const SdfNetwork<T>& network, const KeptRows<T>& kept, const Row<T>* grad_input,
+                              const Row<T>* grad_normal, int64_t start, int count, const SdfGradients<T>& gradients) {
+  const int64_t outputs = network.grid.outputs();
+  const int used = network.visible() - 3;
+  for (int i = 0; i < count; ++i) {
+    T* const x = gradients.x + 3 * (start + i);
+    T* const grid = gradients.grid + (start + i) * outputs;
+    for (int d = 0; d < 3; ++d) x[d] = grad_input[d][i];
+    for (int k = 0; k < used; ++k) grid[k] = grad_input[3 + k][i];
+    for (int64_t k = used; k < outputs; ++k) grid[k] = T(0);
+    if (!gradients.jacobian) continue;
+    T* const jacobian = gradients.jacobian + (start + i) * outputs * 3;
+    for (int k = 0; k < used; ++k)
+      for (int d = 0; d < 3; ++d) jacobian[3 * k + d] = kept.input_gradient[3 + k][i] * grad_normal[d][i];
+    for (int64_t k = 3 * used; k < 3 * outputs; ++k) jacobian[k] = T(0);
+  }
+}
+
+// The sums of all chunks, in their order, to the gradients of the layers; columns that are not used are zero.
+template <typename T>
+void write_layer_gradients(const SdfNetwork<T>& network, const LayerSums<T>& sums, int64_t chunks, std::vector<T>& totals,
+                           const SdfGradients<T>& gradients) {
+  for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+    const T* const part = totals.data() + chunk * sums.size;
+#pragma GCC ivdep
+    for (int64_t k = 0; k < sums.size; ++k) totals[k] += part[k];
+  }
+  for (int l = 0; l < network.layers; ++l) {
+    const int inputs = network.layer[l].inputs, used = network.used_inputs(l), width = padded_columns<T>(used);
+    for (int r = 0; r < network.width(l); ++r) {
+      T* const row = gradients.weight[l] + int64_t(r) * inputs;
+      std::copy_n(totals.data() + sums.weight[l] + int64_t(r) * width, used, row);
+      std::fill(row + used, row + inputs, T(0));
+    }
+    std::copy_n(totals.data() + sums.bias[l], network.width(l), gradients.bias[l]);
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void sdf_and_normal_bwd(const SdfNetwork<T>& network, int64_t n, const T* kept, const SdfCotangents<T>& cotangents,
+                        const SdfGradients<T>& gradients) {
+  const int64_t tiles = (n + kLanes - 1) / kLanes;
+  const int64_t per_chunk = std::max(kChunkTiles, (tiles + kMaxChunks - 1) / kMaxChunks);
+  const int64_t chunks = (tiles + per_chunk - 1) / per_chunk;
+  const LayerSums<T> sums(network);
+  const bool need_layers = gradients.weight[0] != nullptr, need_encoding = gradients.grid != nullptr;
+  std::vector<T> totals(need_layers ? size_t(std::max<int64_t>(chunks, 1) * sums.size) : 0);
+  parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
+    BackwardTile<T> tile(network, sums);
+    Rows<T> grad_input(network.visible());
+    for (int64_t k = first * per_chunk; k < std::min(last * per_chunk, tiles); ++k) {
+      const int64_t start = k * kLanes;
+      const int count = int(n - start < kLanes ? n - start : kLanes);
+      const KeptRows<T> rows(network, tile_of(const_cast<T*>(kept), network, k));
+      T* const chunk_totals = need_layers ? totals.data() + k / per_chunk * sums.size : nullptr;
+      tile.run(rows, cotangents, start, count, chunk_totals, need_encoding ? grad_input.at(0) : nullptr);
+      if (need_encoding)
+        write_encoding_gradients(network, rows, grad_input.at(0), tile.grad_normal(), start, count, gradients);
+    }
+  });
+  if (need_layers) write_layer_gradients(network, sums, chunks, totals, gradients);
+}
+
+#define NSR_INSTANTIATE(T)                                                                             \
+  template void sdf_and_normal_bwd<T>(const SdfNetwork<T>&, int64_t, const T*, const SdfCotangents<T>&, \
+                                      const SdfGradients<T>&);
+NSR_INSTANTIATE(float)
+NSR_INSTANTIATE(double)
+#undef NSR_INSTANTIATE
+
+}  // namespace nsr::cpu

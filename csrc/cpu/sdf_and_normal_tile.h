@@ -1,0 +1,94 @@
+// What the SDF with normal and its backward pass share on the CPU: the rows that one keeps for the other, in the notation of
+// kernels/sdf_network.h, and the activation with its derivatives.
+#pragma once
+
+#include "sdf_network_tile.h"
+
+namespace nsr::cpu {
+
+// The rows that the forward pass keeps of a tile, in the order of SdfNetwork::kept.
+template <typename T>
+struct KeptRows {
+  Row<T>* input;           // a_0
+  Row<T>* input_gradient;  // p_0
+  Row<T>* jacobian;        // J: row 3 k + d is d h_k / d x_d
+  Row<T>* z[kMaxDenseLayers];
+  Row<T>* p[kMaxDenseLayers];  // of all hidden layers but the last
+
+  KeptRows(const SdfNetwork<T>& network, Row<T>* row) {
+    const auto next = [&row](int count) {
+      Row<T>* const first = row;
+      row += count;
+      return first;
+    };
+    input = next(network.visible());
+    input_gradient = next(network.visible());
+    jacobian = next(3 * (network.visible() - 3));
+    for (int l = 0; l < network.hidden(); ++l) z[l] = next(network.width(l));
+    for (int l = 0; l + 1 < network.hidden(); ++l) p[l] = next(network.width(l));
+  }
+};
+
+template <typename T>
+Row<T>* tile_of(T* kept, const SdfNetwork<T>& network, int64_t tile) {
+  return reinterpret_cast<Row<T>*>(kept) + tile * network.kept();
+}
+
+template <typename T>
+Matrix<T> forward_matrix(const DenseLayer<T>& layer) {
+  return row_major(layer.weight, layer.inputs);
+}
+
+template <typename T>
+Matrix<T> backward_matrix(const DenseLayer<T>& layer) {
+  return transposed(layer.weight, layer.inputs);
+}
+
+// value, slope and curvature [count] of s at z [count]; null: not wanted.
+template <Activation kind, typename T>
+void activate_all(int count, const Row<T>* z, Row<T>* value, Row<T>* slope, Row<T>* curvature) {
+  for (int r = 0; r < count; ++r) {
+    alignas(64) Row<T> curved;
+    T* const second = curvature ? curvature[r] : curved;
+    const T* const at = z[r];
+    T* const first = slope[r];
+    T* const zeroth = value[r];
+#pragma GCC ivdep
+    for (int i = 0; i < kLanes; ++i) {
+      const ActivationPoint<T> s = activate<kind>(at[i]);
+      zeroth[i] = s.value;
+      first[i] = s.slope;
+      second[i] = s.curvature;
+    }
+  }
+}
+
+template <typename T>
+void activate_all(Activation kind, int count, const Row<T>* z, Row<T>* value, Row<T>* slope, Row<T>* curvature) {
+  if (kind == kSquareplus)
+    activate_all<kSquareplus>(count, z, value, slope, curvature);
+  else
+    activate_all<kSoftplus100>(count, z, value, slope, curvature);
+}
+
+// out [count] = a * b.
+template <typename T>
+void product(int count, const Row<T>* a, const Row<T>* b, Row<T>* out) {
+  for (int r = 0; r < count; ++r)
+    for_each_vector<T>([&](int lane) { store(out[r] + lane, load(a[r] + lane) * load(b[r] + lane)); });
+}
+
+// Rows of the value, slope and, for the backward pass, curvature of every hidden layer.
+template <typename T>
+class ActivationRows {
+ public:
+  explicit ActivationRows(const SdfNetwork<T>& network) : rows_(3 * kMaxNetworkWidth * network.hidden()) {}
+  Row<T>* value(int l) { return rows_.at(3 * l * kMaxNetworkWidth); }
+  Row<T>* slope(int l) { return rows_.at((3 * l + 1) * kMaxNetworkWidth); }
+  Row<T>* curvature(int l) { return rows_.at((3 * l + 2) * kMaxNetworkWidth); }
+
+ private:
+  Rows<T> rows_;
+};
+
+}  // namespace nsr::cpu

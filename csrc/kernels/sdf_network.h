@@ -1,0 +1,117 @@
+// A signed distance network: hash grid and raw coordinates, then dense layers with a smooth ReLU between them,
+//     a_0 = (x, grid(x)),   z_l = W_l a_{l-1} + b_l,   a_l = s(z_l),   (f, feature) = W_out a_L + b_out.
+//
+// The surface normal df/dx is a forward output, by the reverse pass
+//     p_L = W_out[0],   q_l = p_l s'(z_l),   p_{l-1} = W_l^T q_l,   df/dx = p_0[x] + J^T p_0[grid],   J = dgrid/dx.
+// A loss on it differentiates that pass, which needs s'': with g = dloss/d(df/dx), and dp_0 = (g, J g),
+//     dq_l = W_l dp_{l-1},   dp_l = dq_l s'(z_l),   dz_l += dq_l p_l s''(z_l),   dW_l += q_l dp_{l-1}^T,   dW_out[0] += dp_L,
+// and, since grid and J are linear in the table, a scatter of the cotangents (0, p_0 g^T) of (grid, J). The rest is ordinary
+// backpropagation from dz_L = (W_out^T dout) s'(z_L) + ... down to dx and the cotangent of the grid.
+//
+// Levels of the grid that are not active are zero: the columns of W_1 behind them take no part in anything.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "hash_grid.h"
+#include "hd.h"
+
+namespace nsr {
+
+constexpr int kMaxDenseLayers = 8;     // hidden layers and the output layer
+constexpr int kMaxNetworkWidth = 128;  // of a hidden layer: what lets a tile of points stay in the first cache
+
+enum Activation : int32_t { kSoftplus100 = 0, kSquareplus = 1 };
+
+constexpr double kSquareplusWidth = 1e-3;
+constexpr double kSoftplusSharpness = 100.0;
+
+// s(z), s'(z), s''(z).
+template <typename T>
+struct ActivationPoint {
+  T value, slope, curvature;
+};
+
+// (z + sqrt(z^2 + b)) / 2 (Barron 2021, eq. 1).
+template <typename T>
+NSR_HD ActivationPoint<T> squareplus(T z) {
+  const T root = std::sqrt(z * z + T(kSquareplusWidth));
+  const T value = T(0.5) * (z + root);
+  return {value, value / root, T(0.5 * kSquareplusWidth) / (root * root * root)};
+}
+
+// log(1 + exp(beta z)) / beta with beta = 100 (Yariv et al. 2020, sec. B.2). Exponents are never positive: no overflow.
+template <typename T>
+NSR_HD ActivationPoint<T> softplus_100(T z) {
+  const T beta = T(kSoftplusSharpness);
+  const T e = std::exp(-std::fabs(beta * z));
+  const T larger_share = T(1) / (T(1) + e), smaller_share = e / (T(1) + e);
+  const T slope = z >= T(0) ? larger_share : smaller_share;
+  const T value = (z > T(0) ? z : T(0)) + std::log1p(e) / beta;
+  return {z == z ? value : z, z == z ? slope : z, beta * larger_share * smaller_share};
+}
+
+template <Activation kind, typename T>
+NSR_HD ActivationPoint<T> activate(T z) {
+  if constexpr (kind == kSquareplus)
+    return squareplus(z);
+  else
+    return softplus_100(z);
+}
+
+// weight [outputs, inputs], row-major; bias [outputs].
+template <typename T>
+struct DenseLayer {
+  const T* weight;
+  const T* bias;
+  int32_t inputs, outputs;
+};
+
+template <typename T>
+struct SdfNetwork {
+  HashGrid grid;
+  const T* table;
+  Activation activation;
+  int32_t layers;  // hidden layers and the output layer
+  DenseLayer<T> layer[kMaxDenseLayers];
+
+  NSR_HD int hidden() const { return layers - 1; }
+  NSR_HD int width(int l) const { return layer[l].outputs; }
+  NSR_HD const DenseLayer<T>& output() const { return layer[layers - 1]; }
+  // Inputs that are not always zero: the point, and the active levels of the grid.
+  NSR_HD int visible() const { return 3 + grid.active_levels * grid.features; }
+  NSR_HD int used_inputs(int l) const { return l == 0 ? visible() : layer[l].inputs; }
+
+  // Numbers per point that the forward pass with normal keeps for its backward pass: a_0, p_0, the rows of J, then z_l of
+  // every hidden layer, then p_l of all but the last.
+  NSR_HD int kept() const {
+    int numbers = 2 * visible() + 3 * (visible() - 3);
+    for (int l = 0; l < hidden(); ++l) numbers += width(l) + (l + 1 < hidden() ? width(l) : 0);
+    return numbers;
+  }
+};
+
+// Cotangents of the outputs, each [n, ...] or null for zeros: sdf [n], feature [n, width of the output layer - 1],
+// gradient [n, 3].
+template <typename T>
+struct SdfCotangents {
+  const T* sdf;
+  const T* feature;
+  const T* gradient;
+};
+
+// Where the backward pass writes. x [n, 3], grid [n, outputs of the grid] and jacobian [n, outputs of the grid, 3] are the
+// cotangents of the raw coordinates, of the grid's features and of J: the last two are what a scatter into the table and a
+// contraction to the points take. weight[l] and bias[l] have the shapes of the layers. weight[0] null: no layer's gradient is
+// wanted; grid null: none of x, grid and jacobian is.
+template <typename T>
+struct SdfGradients {
+  T* x;
+  T* grid;
+  T* jacobian;
+  T* weight[kMaxDenseLayers];
+  T* bias[kMaxDenseLayers];
+};
+
+}  // namespace nsr

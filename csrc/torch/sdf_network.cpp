@@ -1,0 +1,153 @@
+// sdf_network, sdf_and_normal and its derivative: checks, allocation, dispatch. Schemas in library.cpp, documentation in
+// nsr/ops/sdf_network.py. On the CPU only, so far.
+#include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+
+#include <tuple>
+
+#include "device.h"
+#include "sdf_network_arguments.h"
+
+namespace nsr {
+namespace {
+
+using OptionalTensor = std::optional<Tensor>;
+
+Tensor sdf_network(const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
+                   int64_t active_levels, const Tensor& parameters, IntArrayRef widths, int64_t activation) {
+  const char* op = "nsr::sdf_network";
+  check_points_and_table(x, table, op);
+  const NetworkTensors network =
+      check_network(table, resolutions, offsets, smoothstep, active_levels, parameters, widths, activation, op);
+  const Tensor sdf = at::empty({x.size(0)}, x.options()), points = x.contiguous();
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_network", [&] {
+    cpu::sdf_network(network.describe<scalar_t>(), x.size(0), points.const_data_ptr<scalar_t>(),
+                     sdf.mutable_data_ptr<scalar_t>());
+  });
+  return sdf;
+}
+
+int64_t tiles_of(const Tensor& x) { return (x.size(0) + cpu::kLanes - 1) / cpu::kLanes; }
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> sdf_and_normal(const Tensor& x, const Tensor& table, IntArrayRef resolutions,
+                                                          IntArrayRef offsets, bool smoothstep, int64_t active_levels,
+                                                          const Tensor& parameters, IntArrayRef widths, int64_t activation,
+                                                          bool keep) {
+  const char* op = "nsr::sdf_and_normal";
+  check_points_and_table(x, table, op);
+  const NetworkTensors network =
+      check_network(table, resolutions, offsets, smoothstep, active_levels, parameters, widths, activation, op);
+  const int64_t n = x.size(0);
+  const Tensor sdf = at::empty({n}, x.options()), gradient = at::empty({n, 3}, x.options()), points = x.contiguous();
+  const Tensor feature = at::empty({n, network.features()}, x.options());
+  Tensor kept;
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_and_normal", [&] {
+    const SdfNetwork<scalar_t> description = network.describe<scalar_t>();
+    kept = at::empty({keep ? tiles_of(x) : 0, description.kept(), cpu::kLanes}, x.options());
+    cpu::sdf_and_normal(description, n, points.const_data_ptr<scalar_t>(), sdf.mutable_data_ptr<scalar_t>(),
+                        feature.mutable_data_ptr<scalar_t>(), gradient.mutable_data_ptr<scalar_t>(),
+                        keep ? kept.mutable_data_ptr<scalar_t>() : nullptr);
+  });
+  return {sdf, feature, gradient, kept};
+}
+
+OptionalTensor check_cotangent(const OptionalTensor& grad, const Tensor& x, IntArrayRef shape, const char* name) {
+  if (!grad) return std::nullopt;
+  TORCH_CHECK(grad->sizes() == shape && grad->scalar_type() == x.scalar_type() && grad->device() == x.device(),
+              "nsr::sdf_and_normal_bwd: expected ", name, " of shape ", shape, " with the dtype and device of x, got ",
+              grad->sizes(), ", ", grad->scalar_type(), ", ", grad->device());
+  return grad->contiguous();
+}
+
+template <typename T>
+const T* pointer_or_null(const OptionalTensor& tensor) {
+  return tensor ? tensor->const_data_ptr<T>() : nullptr;
+}
+
+// The cotangents of the encoding, and from them the gradients of points and table by the maps of the hash grid.
+struct EncodingGradients {
+  Tensor x, grid, jacobian;
+
+  EncodingGradients(const Tensor& points, const HashGrid& hash_grid, bool with_normal) {
+    x = at::empty(points.sizes(), points.options());
+    grid = at::empty({points.size(0), hash_grid.outputs()}, points.options());
+    if (with_normal) jacobian = at::empty({points.size(0), hash_grid.outputs(), 3}, points.options());
+  }
+
+  template <typename T>
+  const T* jacobian_pointer() const {
+    return jacobian.defined() ? jacobian.const_data_ptr<T>() : nullptr;
+  }
+
+  template <typename T>
+  Tensor of_points(const HashGrid& hash_grid, const Tensor& points, const Tensor& table) const {
+    const Tensor through_grid = at::empty(points.sizes(), points.options());
+    cpu::hash_grid_contract(hash_grid, points.size(0), points.const_data_ptr<T>(), table.const_data_ptr<T>(),
+                            grid.const_data_ptr<T>(), jacobian_pointer<T>(), through_grid.mutable_data_ptr<T>());
+    return through_grid.add_(x);
+  }
+
+  template <typename T>
+  Tensor of_table(const HashGrid& hash_grid, const Tensor& points, const Tensor& table) const {
+    const Tensor grad_table = at::empty(table.sizes(), table.options());
+    cpu::hash_grid_scatter(hash_grid, points.size(0), table.size(0), points.const_data_ptr<T>(), grid.const_data_ptr<T>(),
+                           jacobian_pointer<T>(), grad_table.mutable_data_ptr<T>());
+    return grad_table;
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
+    const OptionalTensor& grad_sdf, const OptionalTensor& grad_feature, const OptionalTensor& grad_gradient,
+    const Tensor& kept, const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets,
+    bool smoothstep, int64_t active_levels, const Tensor& parameters, IntArrayRef widths, int64_t activation, bool need_x,
+    bool need_table, bool need_parameters) {
+  const char* op = "nsr::sdf_and_normal_bwd";
+  check_points_and_table(x, table, op);
+  const NetworkTensors network =
+      check_network(table, resolutions, offsets, smoothstep, active_levels, parameters, widths, activation, op);
+  const int64_t n = x.size(0);
+  const OptionalTensor of_sdf = check_cotangent(grad_sdf, x, {n}, "grad_sdf");
+  const OptionalTensor of_feature = check_cotangent(grad_feature, x, {n, network.features()}, "grad_feature");
+  const OptionalTensor of_gradient = check_cotangent(grad_gradient, x, {n, 3}, "grad_gradient");
+  const Tensor points = x.contiguous();
+  const auto none = [&] { return at::empty({0}, x.options()); };
+  const Tensor grad_parameters = need_parameters ? at::empty(parameters.sizes(), x.options()) : none();
+  Tensor grad_x, grad_table;
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_and_normal_bwd", [&] {
+    const SdfNetwork<scalar_t> description = network.describe<scalar_t>();
+    TORCH_CHECK(kept.sizes() == IntArrayRef({tiles_of(x), description.kept(), cpu::kLanes}) &&
+                    kept.scalar_type() == x.scalar_type() && kept.is_contiguous(),
+                op, ": expected kept as sdf_and_normal(..., keep=True) returns it for these points, [", tiles_of(x), ", ",
+                description.kept(), ", ", int64_t(cpu::kLanes), "]; got ", kept.sizes());
+    const EncodingGradients encoding(points, network.grid, of_gradient.has_value());
+    SdfGradients<scalar_t> gradients{};
+    if (need_x || need_table) {
+      gradients.x = encoding.x.mutable_data_ptr<scalar_t>();
+      gradients.grid = encoding.grid.mutable_data_ptr<scalar_t>();
+      gradients.jacobian = of_gradient ? encoding.jacobian.mutable_data_ptr<scalar_t>() : nullptr;
+    }
+    if (need_parameters) {
+      scalar_t* const all = grad_parameters.mutable_data_ptr<scalar_t>();
+      network.for_each_layer([&](size_t l, int64_t, int64_t, int64_t weight, int64_t bias) {
+        gradients.weight[l] = all + weight;
+        gradients.bias[l] = all + bias;
+      });
+    }
+    const SdfCotangents<scalar_t> cotangents{pointer_or_null<scalar_t>(of_sdf), pointer_or_null<scalar_t>(of_feature),
+                                             pointer_or_null<scalar_t>(of_gradient)};
+    cpu::sdf_and_normal_bwd(description, n, kept.const_data_ptr<scalar_t>(), cotangents, gradients);
+    grad_x = need_x ? encoding.of_points<scalar_t>(network.grid, points, network.table) : none();
+    grad_table = need_table ? encoding.of_table<scalar_t>(network.grid, points, network.table) : none();
+  });
+  return {grad_x, grad_table, grad_parameters};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(nsr, CPU, m) {
+  m.impl("sdf_network", &sdf_network);
+  m.impl("sdf_and_normal", &sdf_and_normal);
+  m.impl("sdf_and_normal_bwd", &sdf_and_normal_bwd);
+}
+
+}  // namespace nsr

@@ -1,0 +1,85 @@
+"""Signed distance networks in plain PyTorch: the specification of nsr.ops.sdf_network.
+
+Each function takes the arguments of the native op of the same name: points, then a grid's `table`, `resolutions`, `offsets`,
+`smoothstep` and `active_levels` (nsr.ops.reference.hash_grid), then `parameters`, weight [outputs, inputs] and bias [outputs]
+of each layer in turn, flattened into one tensor, `widths`, the outputs of each, and the activation's index in ACTIVATIONS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nsr.ops.reference.hash_grid import hash_grid, hash_grid_jac
+
+SQUAREPLUS_WIDTH = 1e-3
+
+
+def _softplus_100(z: Tensor) -> tuple[Tensor, Tensor]:
+    return F.softplus(z, beta=100.0), torch.sigmoid(100.0 * z)
+
+
+def _squareplus(z: Tensor) -> tuple[Tensor, Tensor]:
+    root = torch.sqrt(z * z + SQUAREPLUS_WIDTH)
+    value = 0.5 * (z + root)
+    return value, value / root
+
+
+ACTIVATIONS = (_softplus_100, _squareplus)  # z -> value, slope; Activation of csrc/kernels/sdf_network.h
+
+
+def _layers(inputs: int, parameters: Tensor, widths: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """(weight, bias) of each layer, views of the parameters."""
+    sizes, all_inputs = [], [inputs, *widths[:-1]]
+    for n_in, n_out in zip(all_inputs, widths, strict=True):
+        sizes += [n_out * n_in, n_out]
+    parts = parameters.split(sizes)
+    weights = (part.view(n_out, n_in) for part, n_out, n_in in zip(parts[::2], widths, all_inputs, strict=True))
+    return list(zip(weights, parts[1::2], strict=True))
+
+
+def sdf_network(
+    x: Tensor,
+    table: Tensor,
+    resolutions: Sequence[int],
+    offsets: Sequence[int],
+    smoothstep: bool,
+    active_levels: int,
+    parameters: Tensor,
+    widths: Sequence[int],
+    activation: int,
+) -> Tensor:
+    """SDF [N]."""
+    value = torch.cat([x, hash_grid(x, table, resolutions, offsets, smoothstep, active_levels)], 1)
+    *hidden, (weight_out, bias_out) = _layers(value.shape[1], parameters, widths)
+    for weight, bias in hidden:
+        value, _ = ACTIVATIONS[activation](F.linear(value, weight, bias))
+    return value @ weight_out[0] + bias_out[0]
+
+
+def sdf_and_normal(
+    x: Tensor,
+    table: Tensor,
+    resolutions: Sequence[int],
+    offsets: Sequence[int],
+    smoothstep: bool,
+    active_levels: int,
+    parameters: Tensor,
+    widths: Sequence[int],
+    activation: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """SDF [N], feature [N, outputs - 1], and the SDF's gradient [N, 3] by a reverse pass written as forward code."""
+    h, jacobian = hash_grid_jac(x, table, resolutions, offsets, smoothstep, active_levels)
+    value, slopes = torch.cat([x, h], 1), []
+    *hidden, (weight_out, bias_out) = _layers(value.shape[1], parameters, widths)
+    for weight, bias in hidden:
+        value, slope = ACTIVATIONS[activation](F.linear(value, weight, bias))
+        slopes.append(slope)
+    output = F.linear(value, weight_out, bias_out)
+    grad = weight_out[0].expand(x.shape[0], -1)
+    for (weight, _), slope in zip(reversed(hidden), reversed(slopes), strict=True):
+        grad = (grad * slope) @ weight
+    return output[:, 0], output[:, 1:], grad[:, :3] + torch.einsum("nc,ncd->nd", grad[:, 3:], jacobian)

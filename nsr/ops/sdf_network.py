@@ -1,0 +1,205 @@
+"""Signed distance networks as single ops: hash grid and raw coordinates, dense layers, SDF, feature and surface normal.
+
+One pass over tiles of points replaces the chain of PyTorch calls, whose tensors between the layers cost more than the
+arithmetic of a small network. Maths, forwards and backwards: csrc/kernels/sdf_network.h. The kernels exist on the CPU; on
+other devices the functions here take the path of nsr.ops.reference for now.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nsr import _ext
+from nsr.ops.hash_grid import HashGridSpec
+from nsr.ops.reference import sdf_network as reference
+
+ActivationName = Literal["softplus", "squareplus"]
+ACTIVATIONS: tuple[ActivationName, ...] = ("softplus", "squareplus")  # in the order of csrc/kernels/sdf_network.h
+MAX_LAYERS = 8  # kMaxDenseLayers, the output layer included
+MAX_WIDTH = 128  # kMaxNetworkWidth, of hidden layers
+LANES = 16  # kLanes of csrc/kernels/launch.h
+
+
+class SdfNetwork(NamedTuple):
+    """What the ops need of a network; `sdf_network(x, *network)`.
+
+    table: [T, F] and spec: the hash grid, see nsr.ops.hash_grid; active_levels: how many of its levels are evaluated.
+    layers: (weight [outputs, inputs], bias [outputs]) of 1 to 7 hidden layers of width up to 128 and of the output layer. The
+        first takes the 3 coordinates, then the L*F features of the grid; the last returns the SDF, then the feature.
+    activation: between the layers: "softplus" (beta 100), or "squareplus", (z + sqrt(z^2 + 1e-3)) / 2.
+    """
+
+    table: Tensor
+    spec: HashGridSpec
+    active_levels: int
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    activation: ActivationName
+
+
+def sdf_network(
+    x: Float[Tensor, "N 3"],
+    table: Float[Tensor, "T F"],
+    spec: HashGridSpec,
+    active_levels: int,
+    layers: tuple[tuple[Tensor, Tensor], ...],
+    activation: ActivationName,
+) -> Float[Tensor, " N"]:
+    """The signed distance alone: the cheapest evaluation, without a derivative (asking for one raises by name).
+
+    What a point gets depends neither on the other points nor on the number of threads.
+
+    Args:
+        x: [N, 3] points in the scene frame, float32 or float64; the grid covers [-1, 1]^3. NaN gives NaN.
+        table, spec, active_levels, layers, activation: see SdfNetwork; dtype and device of x.
+
+    Raises:
+        ValueError: a tensor's shape, dtype or device does not fit, or the network is not of the kind above.
+    """
+    arguments = network_arguments(x, SdfNetwork(table, spec, active_levels, layers, activation), "sdf_network")
+    if takes_reference(x):
+        return reference.sdf_network(x, *arguments)
+    return torch.ops.nsr.sdf_network(x, *arguments)
+
+
+def sdf_and_normal(
+    x: Float[Tensor, "N 3"],
+    table: Float[Tensor, "T F"],
+    spec: HashGridSpec,
+    active_levels: int,
+    layers: tuple[tuple[Tensor, Tensor], ...],
+    activation: ActivationName,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N feature"], Float[Tensor, "N 3"]]:
+    """Signed distance, feature, and the distance's gradient with respect to x (not normalised), in one pass.
+
+    Once differentiable with respect to x, table and layers, exactly, through all three outputs (a second derivative raises by
+    name): a loss on the normal needs no double backward. Gradients are bit-identical for any number of threads.
+
+    Arguments and errors as for `sdf_network`.
+
+    Returns:
+        sdf [N], feature [N, outputs of the last layer - 1], gradient [N, 3].
+    """
+    arguments = network_arguments(x, SdfNetwork(table, spec, active_levels, layers, activation), "sdf_and_normal")
+    if takes_reference(x):
+        return reference.sdf_and_normal(x, *arguments)
+    keep = torch.is_grad_enabled() and (x.requires_grad or table.requires_grad or arguments[5].requires_grad)
+    return torch.ops.nsr.sdf_and_normal(x, *arguments, keep)[:3]
+
+
+def has_kernel(network: SdfNetwork) -> bool:
+    """Whether the ops serve this network natively: of a depth and width they take, on a device they exist on."""
+    table, *_, layers, activation = network
+    fits = 2 <= len(layers) <= MAX_LAYERS and all(weight.shape[0] <= MAX_WIDTH for weight, _ in layers[:-1])
+    known = activation in ACTIVATIONS and table.dtype in (torch.float32, torch.float64)
+    return fits and known and not takes_reference(table)
+
+
+def takes_reference(x: Tensor) -> bool:
+    """Whether the call is served by plain PyTorch: no native library (or not wanted), or no kernel for the device."""
+    return x.device.type != "cpu" or _ext.backend() == "reference"
+
+
+def network_arguments(x: Tensor, network: SdfNetwork, name: str) -> tuple:
+    """The positional arguments of the ops behind x, after the checks that a user can trip over."""
+    table, spec, active_levels, layers, activation = network
+    if x.dim() != 2 or x.shape[1] != 3:
+        raise ValueError(f"{name}: x has shape {tuple(x.shape)}; expected [N, 3] (reshape(-1, 3) first)")
+    if tuple(table.shape) != (spec.table_entries, spec.features):
+        expected = [spec.table_entries, spec.features]
+        raise ValueError(f"{name}: table has shape {tuple(table.shape)}; expected {expected} for {spec}")
+    if not 0 <= active_levels <= spec.levels:
+        raise ValueError(f"{name}: active_levels is {active_levels}; expected 0 to {spec.levels}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{name}: activation is {activation!r}; expected one of {', '.join(ACTIVATIONS)}")
+    if not 2 <= len(layers) <= MAX_LAYERS:
+        raise ValueError(f"{name}: {len(layers)} layers; expected 1 to {MAX_LAYERS - 1} hidden layers and the output layer")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name}: x is {x.dtype}; expected float32 or float64")
+    inputs = 3 + spec.output_dim
+    for i, (weight, bias) in enumerate(layers):
+        outputs = weight.shape[0]
+        if weight.dim() != 2 or weight.shape[1] != inputs or tuple(bias.shape) != (outputs,):
+            shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
+            raise ValueError(f"{name}: layer {i} has weight and bias of shape {shapes}; expected [n, {inputs}] and [n]")
+        if i < len(layers) - 1 and outputs > MAX_WIDTH:
+            raise ValueError(f"{name}: hidden layer {i} has width {outputs}; expected at most {MAX_WIDTH}")
+        inputs = outputs
+    for tensor in (table, *(tensor for layer in layers for tensor in layer)):
+        if tensor.dtype != x.dtype or tensor.device != x.device:
+            found = f"{tensor.dtype} on {tensor.device}"
+            raise ValueError(f"{name}: x is {x.dtype} on {x.device}, a parameter {found}; expected one dtype and device")
+    # One tensor for all layers: an op on a list of tensors costs more to dispatch than a small network to evaluate.
+    parameters = torch.cat([tensor.reshape(-1) for layer in layers for tensor in layer])
+    widths = [weight.shape[0] for weight, _ in layers]
+    grid = spec.resolutions, spec.offsets, spec.smoothstep, active_levels
+    return table, *grid, parameters, widths, ACTIVATIONS.index(activation)
+
+
+def _kept_numbers(table: Tensor, active_levels: int, widths: list[int]) -> int | torch.SymInt:
+    """SdfNetwork::kept of csrc/kernels/sdf_network.h."""
+    visible, hidden = 3 + active_levels * table.shape[1], widths[:-1]
+    return 2 * visible + 3 * (visible - 3) + sum(hidden) + sum(hidden[:-1])
+
+
+@_ext.on_load
+def _register() -> None:
+    """Attaches derivatives to the native ops."""
+    ops = torch.ops.nsr
+
+    def no_derivative(ctx, grad):
+        raise NotImplementedError(
+            "nsr::sdf_network has no derivative: use sdf_and_normal, or set NSR_BACKEND=reference for plain PyTorch"
+        )
+
+    def save(ctx, inputs, output):
+        x, table, *ctx.grid, parameters, ctx.widths, ctx.activation, ctx.keep = inputs
+        ctx.save_for_backward(output[3], x, table, parameters)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[3])
+
+    def backward(ctx, grad_sdf, grad_feature, grad_gradient, grad_kept):
+        if not ctx.keep:
+            raise RuntimeError("nsr::sdf_and_normal: its derivative needs what a call with keep=True keeps; got keep=False")
+        kept, x, table, parameters = ctx.saved_tensors
+        needs = [ctx.needs_input_grad[i] for i in (0, 1, 6)]  # x, table, parameters
+        network = (table, *ctx.grid, parameters, ctx.widths, ctx.activation)
+        grads = ops.sdf_and_normal_bwd(grad_sdf, grad_feature, grad_gradient, kept, x, *network, *needs)
+        grad_x, grad_table, grad_parameters = (g if needed else None for g, needed in zip(grads, needs, strict=True))
+        return grad_x, grad_table, None, None, None, None, grad_parameters, None, None, None
+
+    def second_order(ctx, *grads):
+        raise NotImplementedError(
+            "nsr::sdf_and_normal_bwd: second derivatives of sdf_and_normal are not implemented; "
+            "set NSR_BACKEND=reference to compute them in plain PyTorch"
+        )
+
+    attach = torch.library.register_autograd
+    attach("nsr::sdf_network", no_derivative)
+    attach("nsr::sdf_and_normal", backward, setup_context=save)
+    attach("nsr::sdf_and_normal_bwd", second_order)
+    _register_fake()
+
+
+def _register_fake() -> None:
+    fake = torch.library.register_fake
+
+    @fake("nsr::sdf_network")
+    def _(x, *network):
+        return x.new_empty(x.shape[0])
+
+    @fake("nsr::sdf_and_normal")
+    def _(x, table, resolutions, offsets, smoothstep, active_levels, parameters, widths, activation, keep):
+        n = x.shape[0]
+        tiles = (n + LANES - 1) // LANES if keep else 0
+        kept = x.new_empty(tiles, _kept_numbers(table, active_levels, widths), LANES)
+        return x.new_empty(n), x.new_empty(n, widths[-1] - 1), x.new_empty(n, 3), kept
+
+    @fake("nsr::sdf_and_normal_bwd")
+    def _(grad_sdf, grad_feature, grad_gradient, kept, x, table, *rest):
+        *_, parameters, _widths, _activation, need_x, need_table, need_parameters = rest
+        wanted = ((x, need_x), (table, need_table), (parameters, need_parameters))
+        return tuple(tensor.new_empty(tensor.shape if needed else 0) for tensor, needed in wanted)
