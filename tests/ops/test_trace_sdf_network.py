@@ -26,7 +26,9 @@ OPTIONS = {
     "idr": TraceOptions(),
     "instant": INSTANT,
     "sampler": TraceOptions(max_iterations=1, threshold=1e-6, sampler_steps=200),  # one step, then samples and secant
-    "both ends, relaxed, no samples": TraceOptions(relaxation=1.5, min_step=0.01, sampler_steps=0, min_sdf_samples=0),
+    "both ends, relaxed, no samples": TraceOptions(
+        relaxation=1.5, min_step=0.01, line_search_steps=1, sampler_steps=0, min_sdf_samples=0
+    ),
     "no secant": TraceOptions(threshold=1e-5, secant_steps=0, min_sdf_samples=7, radius=0.8),
 }
 
