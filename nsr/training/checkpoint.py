@@ -66,15 +66,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises CheckpointError: no such file, a truncated or damaged file, a file of another program (a pickle is recognised
     and not opened), a newer format.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     path = Path(path)
     _check_is_safetensors(path)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            # Copies, because safetensors maps the file, and the tensors should outlive it.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        # One read: safe_open opens the file twice, and a run may replace it in between.
+        data = path.read_bytes()
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        tensors = {name: tensor.clone() for name, tensor in load(data).items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: the checkpoint is truncated or damaged ({error}); use an earlier one or train again"
