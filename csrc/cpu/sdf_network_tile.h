@@ -16,6 +16,7 @@ class Rows {
  public:
   explicit Rows(int64_t count) : data_(size_t(count) * kLanes) {}
   Row<T>* at(int64_t row) { return reinterpret_cast<Row<T>*>(data_.data()) + row; }
+  const Row<T>* at(int64_t row) const { return reinterpret_cast<const Row<T>*>(data_.data()) + row; }
 
  private:
   std::vector<T> data_;

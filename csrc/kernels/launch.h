@@ -73,9 +73,10 @@ void sdf_network(const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf);
 template <typename T>
 void sdf_and_normal(const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf, T* feature, T* gradient, T* kept);
 
+// `entries` of the table.
 template <typename T>
-void sdf_and_normal_bwd(const SdfNetwork<T>& network, int64_t n, const T* kept, const SdfCotangents<T>& cotangents,
-                        const SdfGradients<T>& gradients);
+void sdf_and_normal_bwd(const SdfNetwork<T>& network, int64_t n, int64_t entries, const T* x, const T* kept,
+                        const SdfCotangents<T>& cotangents, const SdfGradients<T>& gradients);
 
 // One program of kernels/trace_ray.h per ray. mask may be null. distance, hit, evaluations: [rays].
 template <typename T>

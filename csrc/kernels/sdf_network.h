@@ -101,15 +101,12 @@ struct SdfCotangents {
   const T* gradient;
 };
 
-// Where the backward pass writes. x [n, 3], grid [n, outputs of the grid] and jacobian [n, outputs of the grid, 3] are the
-// cotangents of the raw coordinates, of the grid's features and of J: the last two are what a scatter into the table and a
-// contraction to the points take. weight[l] and bias[l] have the shapes of the layers. weight[0] null: no layer's gradient is
-// wanted; grid null: none of x, grid and jacobian is.
+// Where the backward pass writes; a null pointer: not wanted. x [n, 3], table [entries, features]; weight[l] and bias[l]
+// have the shapes of the layers, and all of them are wanted or none.
 template <typename T>
 struct SdfGradients {
   T* x;
-  T* grid;
-  T* jacobian;
+  T* table;
   T* weight[kMaxDenseLayers];
   T* bias[kMaxDenseLayers];
 };
