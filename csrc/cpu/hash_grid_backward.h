@@ -114,16 +114,22 @@ void scatter_tile(const TileCells<kTile, T>& cells, const TileCotangents<kChunk,
 
 template <int kChunk, int kTile, typename Source, typename T>
 void scatter_level(const HashGrid& grid, int l, int64_t n, const T* x, const Source& source, T* grad_table) {
-  alignas(64) T points[3][kTile];
-  TileCells<kTile, T> cells;
+  TileCells<kTile, T> cells[2];  // of this tile and the next, whose entries are on their way from memory meanwhile
   TileCotangents<kChunk, kTile, T> cotangents;
+  const auto count_from = [&](int64_t start) { return int(n - start < kTile ? n - start : kTile); };
+  const auto approach = [&](int64_t start) {
+    if (start >= n) return;
+    alignas(64) T points[3][kTile];
+    load_points(x + 3 * start, count_from(start), points);
+    locate_tile(grid, grid.level[l], points, cells[start / kTile % 2]);
+    prefetch_corners(grad_table, grid.features, cells[start / kTile % 2]);
+  };
+  approach(0);
   for (int64_t start = 0; start < n; start += kTile) {
-    const int count = int(n - start < kTile ? n - start : kTile);
-    load_points(x + 3 * start, count, points);
-    locate_tile(grid, grid.level[l], points, cells);
+    approach(start + kTile);
     for (int f0 = 0; f0 < grid.features; f0 += kChunk) {
-      source.load(start, count, l * grid.features + f0, cotangents);
-      scatter_tile<kChunk>(cells, cotangents, count, grid.features, grad_table + f0);
+      source.load(start, count_from(start), l * grid.features + f0, cotangents);
+      scatter_tile<kChunk>(cells[start / kTile % 2], cotangents, count_from(start), grid.features, grad_table + f0);
     }
   }
 }
