@@ -11,7 +11,8 @@ namespace {
 constexpr int kTile = 32;  // points per tile: a few SIMD registers, and loads enough to hide a cache miss
 
 template <int kChunk, bool kJacobian, typename T>
-void encode_level(const HashGrid& grid, const TileCells<kTile, T>& cells, const T* table, int count, T* h, T* jacobian) {
+void encode_level(const HashGrid& grid, const TileCells<kTile, T>& cells, const T* table, int count, T* h,
+                  T* jacobian) {
   const int features = grid.features;
   const int64_t outputs = grid.outputs();
   for (int f0 = 0; f0 < features; f0 += kChunk) {

@@ -1,11 +1,11 @@
-// The backward maps of a hash grid on the CPU, for cotangents of (h, J) from anywhere: contract to the points, scatter into
-// the table (kernels/hash_grid.h).
+// The backward maps of a hash grid on the CPU, for cotangents of (h, J) from anywhere: contract to the points, scatter
+// into the table (kernels/hash_grid.h).
 //
-// contract runs in parallel over points. scatter runs in parallel over levels: a level belongs to one thread, which adds the
-// points in their order, so the result is race-free and bit-identical for any number of threads.
+// contract runs in parallel over points. scatter runs in parallel over levels: a level belongs to one thread, which
+// adds the points in their order, so the result is race-free and bit-identical for any number of threads.
 //
-// A source of cotangents has a method  load(start, count, k, cotangents)  that fills those of the points start ... start +
-// count - 1 and of the grid's outputs k ... k + kChunk - 1, and zeros behind `count`.
+// A source of cotangents has a method  load(start, count, k, cotangents)  that fills those of the points start ...
+// start + count - 1 and of the grid's outputs k ... k + kChunk - 1, and zeros behind `count`.
 #pragma once
 
 #include <cstring>
@@ -136,7 +136,8 @@ void scatter_level(const HashGrid& grid, int l, int64_t n, const T* x, const Sou
 
 // grad_table [entries, features] = d/dtable sum(a h + b J), written whole.
 template <int kTile, typename Source, typename T>
-void scatter_to_table(const HashGrid& grid, int64_t n, int64_t entries, const T* x, const Source& source, T* grad_table) {
+void scatter_to_table(const HashGrid& grid, int64_t n, int64_t entries, const T* x, const Source& source,
+                      T* grad_table) {
   // Threads get runs of tasks: dealing the levels out even ones first gives each run small and large levels.
   const int levels = grid.levels, even = (levels + 1) / 2;
   parallel_for(0, levels, 1, [&](int64_t first, int64_t last) {

@@ -1,8 +1,8 @@
-// The backward pass of the SDF with its feature and gradient on the CPU: the formulas of kernels/sdf_network.h on tiles of
-// points, in their notation.
+// The backward pass of the SDF with its feature and gradient on the CPU: the formulas of kernels/sdf_network.h on tiles
+// of points, in their notation.
 //
-// The gradients of weights are sums over points. Chunks of points, whose size does not depend on the number of threads, are
-// summed separately and then in their order, so results are bit-identical for any number of threads.
+// The gradients of weights are sums over points. Chunks of points, whose size does not depend on the number of threads,
+// are summed separately and then in their order, so results are bit-identical for any number of threads.
 #include <algorithm>
 #include <vector>
 
@@ -46,7 +46,8 @@ class BackwardTile {
         q_(kMaxNetworkWidth),
         transposed_(size_t(kLanes) * padded_columns<T>(widest_)) {}
 
-  // Adds to the sums of the layers at `totals` (null: not wanted), and leaves the cotangent of a_0 in grad_input unless null.
+  // Adds to the sums of the layers at `totals` (null: not wanted), and leaves the cotangent of a_0 in grad_input unless
+  // null.
   void run(const KeptRows<T>& kept, const SdfCotangents<T>& cotangents, int64_t start, int count, T* totals,
            Row<T>* grad_input) {
     load_cotangents(cotangents, start, count);
@@ -78,7 +79,8 @@ class BackwardTile {
     accumulate_outer(network_.width(l), network_.used_inputs(l), left, transposed_.data(), totals + sums_.weight[l]);
   }
 
-  // From the normal, forwards through the pass that made it: dp_0 ... dp_L, and what s'' contributes to dz_l in curved(l).
+  // From the normal, forwards through the pass that made it: dp_0 ... dp_L, and what s'' contributes to dz_l in
+  // curved(l).
   void through_normal(const KeptRows<T>& kept, T* totals) {
     const SdfNetwork<T>& net = network_;
     Row<T>* dp = even_.at(0);
@@ -155,7 +157,8 @@ class BackwardTile {
   alignas(64) Row<T> grad_normal_[3];
 };
 
-// What the cotangents of the grid are made of: a = the rows 3 ... of the cotangent of a_0, b = p_0 g^T. Rows of every tile.
+// What the cotangents of the grid are made of: a = the rows 3 ... of the cotangent of a_0, b = p_0 g^T. Rows of every
+// tile.
 template <typename T>
 class GridCotangents {
  public:
@@ -178,7 +181,8 @@ class GridCotangents {
     const Row<T>* const p = KeptRows<T>(network_, tile_of(kept_, network_, tile)).input_gradient + 3 + k;
     for (int f = 0; f < kChunk; ++f)
       for (int d = 0; d < 3; ++d)
-        for_each_vector<T>([&](int lane) { store(to.b[d][f] + lane, cpu::load(p[f] + lane) * cpu::load(g[d] + lane)); });
+        for_each_vector<T>(
+            [&](int lane) { store(to.b[d][f] + lane, cpu::load(p[f] + lane) * cpu::load(g[d] + lane)); });
   }
 
  private:
@@ -190,8 +194,8 @@ class GridCotangents {
 
 // The sums of all chunks, in their order, to the gradients of the layers; columns that are not used are zero.
 template <typename T>
-void write_layer_gradients(const SdfNetwork<T>& network, const LayerSums<T>& sums, int64_t chunks, std::vector<T>& totals,
-                           const SdfGradients<T>& gradients) {
+void write_layer_gradients(const SdfNetwork<T>& network, const LayerSums<T>& sums, int64_t chunks,
+                           std::vector<T>& totals, const SdfGradients<T>& gradients) {
   for (int64_t chunk = 1; chunk < chunks; ++chunk) {
     const T* const part = totals.data() + chunk * sums.size;
 #pragma GCC ivdep

@@ -68,8 +68,8 @@ constexpr int kLanes = 16;  // points per tile of a network, and so of what its 
 template <typename T>
 void sdf_network(const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf);
 
-// sdf [n], feature [n, outputs - 1], gradient [n, 3] = d sdf / d x. kept [tiles of kLanes points, network.kept(), kLanes] is
-// for the backward pass; null: not wanted.
+// sdf [n], feature [n, outputs - 1], gradient [n, 3] = d sdf / d x. kept [tiles of kLanes points, network.kept(),
+// kLanes] is for the backward pass; null: not wanted.
 template <typename T>
 void sdf_and_normal(const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf, T* feature, T* gradient, T* kept);
 

@@ -1,5 +1,5 @@
-// sdf_network, sdf_and_normal and its derivative: checks, allocation, dispatch. Schemas in library.cpp, documentation in
-// nsr/ops/sdf_network.py. On the CPU only, so far.
+// sdf_network, sdf_and_normal and its derivative: checks, allocation, dispatch. Schemas in library.cpp, documentation
+// in nsr/ops/sdf_network.py. On the CPU only, so far.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 
@@ -31,8 +31,8 @@ int64_t tiles_of(const Tensor& x) { return (x.size(0) + cpu::kLanes - 1) / cpu::
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sdf_and_normal(const Tensor& x, const Tensor& table, IntArrayRef resolutions,
                                                           IntArrayRef offsets, bool smoothstep, int64_t active_levels,
-                                                          const Tensor& parameters, IntArrayRef widths, int64_t activation,
-                                                          bool keep) {
+                                                          const Tensor& parameters, IntArrayRef widths,
+                                                          int64_t activation, bool keep) {
   const char* op = "nsr::sdf_and_normal";
   check_points_and_table(x, table, op);
   const NetworkTensors network =
@@ -67,8 +67,8 @@ const T* pointer_or_null(const OptionalTensor& tensor) {
 std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
     const OptionalTensor& grad_sdf, const OptionalTensor& grad_feature, const OptionalTensor& grad_gradient,
     const Tensor& kept, const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets,
-    bool smoothstep, int64_t active_levels, const Tensor& parameters, IntArrayRef widths, int64_t activation, bool need_x,
-    bool need_table, bool need_parameters) {
+    bool smoothstep, int64_t active_levels, const Tensor& parameters, IntArrayRef widths, int64_t activation,
+    bool need_x, bool need_table, bool need_parameters) {
   const char* op = "nsr::sdf_and_normal_bwd";
   check_points_and_table(x, table, op);
   const NetworkTensors network =
@@ -87,8 +87,8 @@ std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
     const SdfNetwork<scalar_t> description = network.describe<scalar_t>();
     TORCH_CHECK(kept.sizes() == IntArrayRef({tiles_of(x), description.kept(), cpu::kLanes}) &&
                     kept.scalar_type() == x.scalar_type() && kept.is_contiguous(),
-                op, ": expected kept as sdf_and_normal(..., keep=True) returns it for these points, [", tiles_of(x), ", ",
-                description.kept(), ", ", int64_t(cpu::kLanes), "]; got ", kept.sizes());
+                op, ": expected kept as sdf_and_normal(..., keep=True) returns it for these points, [", tiles_of(x),
+                ", ", description.kept(), ", ", int64_t(cpu::kLanes), "]; got ", kept.sizes());
     SdfGradients<scalar_t> gradients{};
     gradients.x = need_x ? grad_x.mutable_data_ptr<scalar_t>() : nullptr;
     gradients.table = need_table ? grad_table.mutable_data_ptr<scalar_t>() : nullptr;
