@@ -1,5 +1,6 @@
-// Dense layers on a tile of kLanes points (kernels/launch.h): row r of a matrix holds number r of every point, so the inner products run over
-// SIMD lanes and no lane sees another. Products are blocked so that the sums of a block stay in registers.
+// Dense layers on a tile of kLanes points (kernels/launch.h): row r of a matrix holds number r of every point, so the
+// inner products run over SIMD lanes and no lane sees another. Products are blocked so that the sums of a block stay in
+// registers.
 #pragma once
 
 #include <cstddef>
@@ -43,7 +44,8 @@ NSR_HD void for_each_vector(const Fn& fn) {
   for (int lane = 0; lane < kLanes; lane += kVectorLanes<T>) fn(lane);
 }
 
-constexpr int kBlockRows = 6;  // times two vectors: twelve sums, two operands and a coefficient fill the sixteen registers
+// Times two vectors: twelve sums, two operands and a coefficient fill the sixteen registers.
+constexpr int kBlockRows = 6;
 
 // The matrix of a product: coefficient (r, c) is at[r * row_step + c * column_step].
 template <typename T>

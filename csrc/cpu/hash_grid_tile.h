@@ -1,9 +1,9 @@
-// Tiles of points in a hash grid: where they fall, the corner values, and the interpolation, with the per-point maths of
-// kernels/hash_grid.h in SIMD lanes. kTile points at a time; every lane is computed alike, so what a point gets does not
-// depend on its place in a tile.
+// Tiles of points in a hash grid: where they fall, the corner values, and the interpolation, with the per-point maths
+// of kernels/hash_grid.h in SIMD lanes. kTile points at a time; every lane is computed alike, so what a point gets does
+// not depend on its place in a tile.
 //
-// The lane loops are marked ivdep rather than `omp simd`: that keeps small structs in memory, where gcc
-// gives up on them.
+// The lane loops are marked ivdep rather than `omp simd`: that keeps small structs in memory, where gcc gives up on
+// them.
 #pragma once
 
 #include <cstring>
@@ -82,8 +82,8 @@ void locate_tile(const HashGrid& grid, const GridLevel& level, const T (*points)
     enumerate_corners<false>(level, cell, cells.entry);
 }
 
-// Brings the entries of a level towards the first cache. Of the two corners along x, the second mostly shares the first one's
-// line: dense levels have x fastest, and the hash only flips low bits between them.
+// Brings the entries of a level towards the first cache. Of the two corners along x, the second mostly shares the first
+// one's line: dense levels have x fastest, and the hash only flips low bits between them.
 template <int kTile, typename T>
 void prefetch_corners(const T* table, int stride, const TileCells<kTile, T>& cells) {
   for (int c = 0; c < 8; c += 2)

@@ -1,5 +1,5 @@
-// The SDF with its feature and its gradient on the CPU: the formulas of kernels/sdf_network.h on tiles of points, in their
-// notation. Points do not depend on each other.
+// The SDF with its feature and its gradient on the CPU: the formulas of kernels/sdf_network.h on tiles of points, in
+// their notation. Points do not depend on each other.
 #include "../kernels/launch.h"
 #include "parallel.h"
 #include "sdf_and_normal_tile.h"

@@ -1,12 +1,13 @@
-// The backward pass of the SDF with its feature and gradient on the CPU: the formulas of kernels/sdf_network.h on tiles of
-// points, in their notation.
+// The backward pass of the SDF with its feature and gradient on the CPU: the formulas of kernels/sdf_network.h on tiles
+// of points, in their notation.
 //
-// The gradients of weights are sums over points. Chunks of points, whose size does not depend on the number of threads, are
-// summed separately and then in their order, so results are bit-identical for any number of threads.
+// The gradients of weights are sums over points. Chunks of points, whose size does not depend on the number of threads,
+// are summed separately and then in their order, so results are bit-identical for any number of threads.
 #include <algorithm>
 #include <vector>
 
 #include "../kernels/launch.h"
+#include "hash_grid_backward.h"
 #include "parallel.h"
 #include "sdf_and_normal_tile.h"
 
@@ -45,7 +46,8 @@ class BackwardTile {
         q_(kMaxNetworkWidth),
         transposed_(size_t(kLanes) * padded_columns<T>(widest_)) {}
 
-  // Adds to the sums of the layers at `totals` (null: not wanted), and leaves the cotangent of a_0 in grad_input unless null.
+  // Adds to the sums of the layers at `totals` (null: not wanted), and leaves the cotangent of a_0 in grad_input unless
+  // null.
   void run(const KeptRows<T>& kept, const SdfCotangents<T>& cotangents, int64_t start, int count, T* totals,
            Row<T>* grad_input) {
     load_cotangents(cotangents, start, count);
@@ -77,7 +79,8 @@ class BackwardTile {
     accumulate_outer(network_.width(l), network_.used_inputs(l), left, transposed_.data(), totals + sums_.weight[l]);
   }
 
-  // From the normal, forwards through the pass that made it: dp_0 ... dp_L, and what s'' contributes to dz_l in curved(l).
+  // From the normal, forwards through the pass that made it: dp_0 ... dp_L, and what s'' contributes to dz_l in
+  // curved(l).
   void through_normal(const KeptRows<T>& kept, T* totals) {
     const SdfNetwork<T>& net = network_;
     Row<T>* dp = even_.at(0);
@@ -154,30 +157,45 @@ class BackwardTile {
   alignas(64) Row<T> grad_normal_[3];
 };
 
-// Rows to the arrays [n, ...] of the gradients with respect to the encoding; grad_input is the cotangent of a_0.
+// What the cotangents of the grid are made of: a = the rows 3 ... of the cotangent of a_0, b = p_0 g^T. Rows of every
+// tile.
 template <typename T>
-void write_encoding_gradients(const SdfNetwork<T>& network, const KeptRows<T>& kept, const Row<T>* grad_input,
-                              const Row<T>* grad_normal, int64_t start, int count, const SdfGradients<T>& gradients) {
-  const int64_t outputs = network.grid.outputs();
-  const int used = network.visible() - 3;
-  for (int i = 0; i < count; ++i) {
-    T* const x = gradients.x + 3 * (start + i);
-    T* const grid = gradients.grid + (start + i) * outputs;
-    for (int d = 0; d < 3; ++d) x[d] = grad_input[d][i];
-    for (int k = 0; k < used; ++k) grid[k] = grad_input[3 + k][i];
-    for (int64_t k = used; k < outputs; ++k) grid[k] = T(0);
-    if (!gradients.jacobian) continue;
-    T* const jacobian = gradients.jacobian + (start + i) * outputs * 3;
-    for (int k = 0; k < used; ++k)
-      for (int d = 0; d < 3; ++d) jacobian[3 * k + d] = kept.input_gradient[3 + k][i] * grad_normal[d][i];
-    for (int64_t k = 3 * used; k < 3 * outputs; ++k) jacobian[k] = T(0);
+class GridCotangents {
+ public:
+  GridCotangents(const SdfNetwork<T>& network, T* kept, int64_t tiles, bool with_normal)
+      : network_(network), kept_(kept), with_normal_(with_normal), rows_(tiles * (network.visible() + 3)) {}
+
+  Row<T>* grad_input(int64_t tile) { return rows_.at(tile * (network_.visible() + 3)); }
+  Row<T>* grad_normal(int64_t tile) { return grad_input(tile) + network_.visible(); }
+
+  template <int kChunk>
+  void load(int64_t start, int, int k, TileCotangents<kChunk, kLanes, T>& to) const {
+    const int64_t tile = start / kLanes;
+    const Row<T>* const a = rows_.at(tile * (network_.visible() + 3)) + 3 + k;
+    std::memcpy(to.a, a, sizeof(to.a));
+    if (!with_normal_) {
+      std::memset(to.b, 0, sizeof(to.b));
+      return;
+    }
+    const Row<T>* const g = rows_.at(tile * (network_.visible() + 3)) + network_.visible();
+    const Row<T>* const p = KeptRows<T>(network_, tile_of(kept_, network_, tile)).input_gradient + 3 + k;
+    for (int f = 0; f < kChunk; ++f)
+      for (int d = 0; d < 3; ++d)
+        for_each_vector<T>(
+            [&](int lane) { store(to.b[d][f] + lane, cpu::load(p[f] + lane) * cpu::load(g[d] + lane)); });
   }
-}
+
+ private:
+  const SdfNetwork<T>& network_;
+  T* kept_;
+  bool with_normal_;
+  Rows<T> rows_;
+};
 
 // The sums of all chunks, in their order, to the gradients of the layers; columns that are not used are zero.
 template <typename T>
-void write_layer_gradients(const SdfNetwork<T>& network, const LayerSums<T>& sums, int64_t chunks, std::vector<T>& totals,
-                           const SdfGradients<T>& gradients) {
+void write_layer_gradients(const SdfNetwork<T>& network, const LayerSums<T>& sums, int64_t chunks,
+                           std::vector<T>& totals, const SdfGradients<T>& gradients) {
   for (int64_t chunk = 1; chunk < chunks; ++chunk) {
     const T* const part = totals.data() + chunk * sums.size;
 #pragma GCC ivdep
@@ -197,33 +215,39 @@ void write_layer_gradients(const SdfNetwork<T>& network, const LayerSums<T>& sum
 }  // namespace
 
 template <typename T>
-void sdf_and_normal_bwd(const SdfNetwork<T>& network, int64_t n, const T* kept, const SdfCotangents<T>& cotangents,
-                        const SdfGradients<T>& gradients) {
+void sdf_and_normal_bwd(const SdfNetwork<T>& network, int64_t n, int64_t entries, const T* x, const T* kept_rows,
+                        const SdfCotangents<T>& cotangents, const SdfGradients<T>& gradients) {
+  T* const kept = const_cast<T*>(kept_rows);  // only read
   const int64_t tiles = (n + kLanes - 1) / kLanes;
   const int64_t per_chunk = std::max(kChunkTiles, (tiles + kMaxChunks - 1) / kMaxChunks);
   const int64_t chunks = (tiles + per_chunk - 1) / per_chunk;
   const LayerSums<T> sums(network);
-  const bool need_layers = gradients.weight[0] != nullptr, need_encoding = gradients.grid != nullptr;
+  const bool need_layers = gradients.weight[0] != nullptr, need_grid = gradients.x || gradients.table;
   std::vector<T> totals(need_layers ? size_t(std::max<int64_t>(chunks, 1) * sums.size) : 0);
+  GridCotangents<T> grid_cotangents(network, kept, need_grid ? tiles : 0, cotangents.gradient != nullptr);
   parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
     BackwardTile<T> tile(network, sums);
-    Rows<T> grad_input(network.visible());
     for (int64_t k = first * per_chunk; k < std::min(last * per_chunk, tiles); ++k) {
       const int64_t start = k * kLanes;
       const int count = int(n - start < kLanes ? n - start : kLanes);
-      const KeptRows<T> rows(network, tile_of(const_cast<T*>(kept), network, k));
       T* const chunk_totals = need_layers ? totals.data() + k / per_chunk * sums.size : nullptr;
-      tile.run(rows, cotangents, start, count, chunk_totals, need_encoding ? grad_input.at(0) : nullptr);
-      if (need_encoding)
-        write_encoding_gradients(network, rows, grad_input.at(0), tile.grad_normal(), start, count, gradients);
+      tile.run(KeptRows<T>(network, tile_of(kept, network, k)), cotangents, start, count, chunk_totals,
+               need_grid ? grid_cotangents.grad_input(k) : nullptr);
+      if (need_grid) std::memcpy(grid_cotangents.grad_normal(k), tile.grad_normal(), 3 * sizeof(Row<T>));
     }
   });
   if (need_layers) write_layer_gradients(network, sums, chunks, totals, gradients);
+  if (gradients.table) scatter_to_table<kLanes>(network.grid, n, entries, x, grid_cotangents, gradients.table);
+  if (gradients.x) {
+    contract_to_points<kLanes>(network.grid, n, x, network.table, grid_cotangents, gradients.x);
+    for (int64_t i = 0; i < n; ++i)
+      for (int d = 0; d < 3; ++d) gradients.x[3 * i + d] += grid_cotangents.grad_input(i / kLanes)[d][i % kLanes];
+  }
 }
 
-#define NSR_INSTANTIATE(T)                                                                             \
-  template void sdf_and_normal_bwd<T>(const SdfNetwork<T>&, int64_t, const T*, const SdfCotangents<T>&, \
-                                      const SdfGradients<T>&);
+#define NSR_INSTANTIATE(T)                                                                                        \
+  template void sdf_and_normal_bwd<T>(const SdfNetwork<T>&, int64_t, int64_t, const T*, const T*,                 \
+                                      const SdfCotangents<T>&, const SdfGradients<T>&);
 NSR_INSTANTIATE(float)
 NSR_INSTANTIATE(double)
 #undef NSR_INSTANTIATE

@@ -1,5 +1,5 @@
-// What the SDF with normal and its backward pass share on the CPU: the rows that one keeps for the other, in the notation of
-// kernels/sdf_network.h, and the activation with its derivatives.
+// What the SDF with normal and its backward pass share on the CPU: the rows that one keeps for the other, in the
+// notation of kernels/sdf_network.h, and the activation with its derivatives.
 #pragma once
 
 #include "sdf_network_tile.h"

@@ -1,5 +1,5 @@
-// The SDF of points on the CPU, without derivative: tiles in parallel. What a point gets depends neither on the other points
-// nor on the number of threads.
+// The SDF of points on the CPU, without derivative: tiles in parallel. What a point gets depends neither on the other
+// points nor on the number of threads.
 #include "../kernels/launch.h"
 #include "parallel.h"
 #include "sdf_network_tile.h"

@@ -16,6 +16,7 @@ class Rows {
  public:
   explicit Rows(int64_t count) : data_(size_t(count) * kLanes) {}
   Row<T>* at(int64_t row) { return reinterpret_cast<Row<T>*>(data_.data()) + row; }
+  const Row<T>* at(int64_t row) const { return reinterpret_cast<const Row<T>*>(data_.data()) + row; }
 
  private:
   std::vector<T> data_;
@@ -29,7 +30,7 @@ void encode_tile(const HashGrid& grid, const T* table, const Row<T>* points, Row
   with_chunk(grid.features, [&](auto chunk) {
     constexpr int kChunk = decltype(chunk)::value;
     alignas(64) T v[kChunk][8][kLanes];
-    TileCells<kLanes, T> cells[kAhead + 1];  // of this level and the next ones, whose entries are on their way from memory
+    TileCells<kLanes, T> cells[kAhead + 1];  // of this level and the next, whose entries are on their way
     const auto entries = [&](int l) { return table + grid.level[l].offset * grid.features; };
     const auto approach = [&](int l) {
       if (l >= grid.active_levels) return;

@@ -1,6 +1,6 @@
-// Sphere tracing of a network on the CPU: each lane of a tile runs the program of one ray (kernels/trace_ray.h), and takes the
-// next ray when that has ended, so that nearly all lanes of nearly all tiles do something. Rays do not depend on each other:
-// which thread and lane a ray gets does not matter to its result.
+// Sphere tracing of a network on the CPU: each lane of a tile runs the program of one ray (kernels/trace_ray.h), and
+// takes the next ray when that has ended, so that nearly all lanes of nearly all tiles do something. Rays do not depend
+// on each other: which thread and lane a ray gets does not matter to its result.
 #include <atomic>
 
 #include "../kernels/launch.h"

@@ -68,14 +68,15 @@ constexpr int kLanes = 16;  // points per tile of a network, and so of what its 
 template <typename T>
 void sdf_network(const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf);
 
-// sdf [n], feature [n, outputs - 1], gradient [n, 3] = d sdf / d x. kept [tiles of kLanes points, network.kept(), kLanes] is
-// for the backward pass; null: not wanted.
+// sdf [n], feature [n, outputs - 1], gradient [n, 3] = d sdf / d x. kept [tiles of kLanes points, network.kept(),
+// kLanes] is for the backward pass; null: not wanted.
 template <typename T>
 void sdf_and_normal(const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf, T* feature, T* gradient, T* kept);
 
+// `entries` of the table.
 template <typename T>
-void sdf_and_normal_bwd(const SdfNetwork<T>& network, int64_t n, const T* kept, const SdfCotangents<T>& cotangents,
-                        const SdfGradients<T>& gradients);
+void sdf_and_normal_bwd(const SdfNetwork<T>& network, int64_t n, int64_t entries, const T* x, const T* kept,
+                        const SdfCotangents<T>& cotangents, const SdfGradients<T>& gradients);
 
 // One program of kernels/trace_ray.h per ray. mask may be null. distance, hit, evaluations: [rays].
 template <typename T>

@@ -4,9 +4,10 @@
 // The surface normal df/dx is a forward output, by the reverse pass
 //     p_L = W_out[0],   q_l = p_l s'(z_l),   p_{l-1} = W_l^T q_l,   df/dx = p_0[x] + J^T p_0[grid],   J = dgrid/dx.
 // A loss on it differentiates that pass, which needs s'': with g = dloss/d(df/dx), and dp_0 = (g, J g),
-//     dq_l = W_l dp_{l-1},   dp_l = dq_l s'(z_l),   dz_l += dq_l p_l s''(z_l),   dW_l += q_l dp_{l-1}^T,   dW_out[0] += dp_L,
-// and, since grid and J are linear in the table, a scatter of the cotangents (0, p_0 g^T) of (grid, J). The rest is ordinary
-// backpropagation from dz_L = (W_out^T dout) s'(z_L) + ... down to dx and the cotangent of the grid.
+//     dq_l = W_l dp_{l-1},   dp_l = dq_l s'(z_l),   dz_l += dq_l p_l s''(z_l),   dW_l += q_l dp_{l-1}^T,
+//     dW_out[0] += dp_L,
+// and, since grid and J are linear in the table, a scatter of the cotangents (0, p_0 g^T) of (grid, J). The rest is
+// ordinary backpropagation from dz_L = (W_out^T dout) s'(z_L) + ... down to dx and the cotangent of the grid.
 //
 // Levels of the grid that are not active are zero: the columns of W_1 behind them take no part in anything.
 #pragma once
@@ -83,8 +84,8 @@ struct SdfNetwork {
   NSR_HD int visible() const { return 3 + grid.active_levels * grid.features; }
   NSR_HD int used_inputs(int l) const { return l == 0 ? visible() : layer[l].inputs; }
 
-  // Numbers per point that the forward pass with normal keeps for its backward pass: a_0, p_0, the rows of J, then z_l of
-  // every hidden layer, then p_l of all but the last.
+  // Numbers per point that the forward pass with normal keeps for its backward pass: a_0, p_0, the rows of J, then z_l
+  // of every hidden layer, then p_l of all but the last.
   NSR_HD int kept() const {
     int numbers = 2 * visible() + 3 * (visible() - 3);
     for (int l = 0; l < hidden(); ++l) numbers += width(l) + (l + 1 < hidden() ? width(l) : 0);
@@ -101,15 +102,12 @@ struct SdfCotangents {
   const T* gradient;
 };
 
-// Where the backward pass writes. x [n, 3], grid [n, outputs of the grid] and jacobian [n, outputs of the grid, 3] are the
-// cotangents of the raw coordinates, of the grid's features and of J: the last two are what a scatter into the table and a
-// contraction to the points take. weight[l] and bias[l] have the shapes of the layers. weight[0] null: no layer's gradient is
-// wanted; grid null: none of x, grid and jacobian is.
+// Where the backward pass writes; a null pointer: not wanted. x [n, 3], table [entries, features]; weight[l] and
+// bias[l] have the shapes of the layers, and all of them are wanted or none.
 template <typename T>
 struct SdfGradients {
   T* x;
-  T* grid;
-  T* jacobian;
+  T* table;
   T* weight[kMaxDenseLayers];
   T* bias[kMaxDenseLayers];
 };

@@ -19,8 +19,8 @@ inline void check_points_and_table(const Tensor& x, const Tensor& table, const c
               table.device());
 }
 
-inline HashGrid make_grid(const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep, int64_t active,
-                   const char* op) {
+inline HashGrid make_grid(const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
+                          int64_t active, const char* op) {
   const int64_t levels = int64_t(resolutions.size());
   TORCH_CHECK(levels >= 1 && levels <= kMaxGridLevels, op, ": expected 1 to ", kMaxGridLevels, " levels, got ", levels);
   TORCH_CHECK(int64_t(offsets.size()) == levels + 1, op, ": expected ", levels + 1, " offsets, got ", offsets.size());

@@ -63,8 +63,8 @@ TORCH_LIBRARY(nsr, m) {
 
   m.def("sdf_network(Tensor x, " NSR_NETWORK ") -> Tensor");
   m.def("sdf_and_normal(Tensor x, " NSR_NETWORK ", bool keep) -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def("sdf_and_normal_bwd(Tensor? grad_sdf, Tensor? grad_feature, Tensor? grad_gradient, Tensor kept, Tensor x, " NSR_NETWORK
-        ", bool need_x, bool need_table, bool need_parameters) -> (Tensor, Tensor, Tensor)");
+  m.def("sdf_and_normal_bwd(Tensor? grad_sdf, Tensor? grad_feature, Tensor? grad_gradient, Tensor kept, "
+        "Tensor x, " NSR_NETWORK ", bool need_x, bool need_table, bool need_parameters) -> (Tensor, Tensor, Tensor)");
   m.def("trace_sdf_network(Tensor origins, Tensor directions, Tensor? object_mask, " NSR_NETWORK
         ", float radius, int max_iterations, int line_search_steps, float threshold, float relaxation, float min_step, "
         "bool both_ends, int sampler_steps, int secant_steps, int min_sdf_samples) -> (Tensor, Tensor, Tensor)");

@@ -1,5 +1,5 @@
-// sdf_network, sdf_and_normal and its derivative: checks, allocation, dispatch. Schemas in library.cpp, documentation in
-// nsr/ops/sdf_network.py. On the CPU only, so far.
+// sdf_network, sdf_and_normal and its derivative: checks, allocation, dispatch. Schemas in library.cpp, documentation
+// in nsr/ops/sdf_network.py. On the CPU only, so far.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 
@@ -31,8 +31,8 @@ int64_t tiles_of(const Tensor& x) { return (x.size(0) + cpu::kLanes - 1) / cpu::
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sdf_and_normal(const Tensor& x, const Tensor& table, IntArrayRef resolutions,
                                                           IntArrayRef offsets, bool smoothstep, int64_t active_levels,
-                                                          const Tensor& parameters, IntArrayRef widths, int64_t activation,
-                                                          bool keep) {
+                                                          const Tensor& parameters, IntArrayRef widths,
+                                                          int64_t activation, bool keep) {
   const char* op = "nsr::sdf_and_normal";
   check_points_and_table(x, table, op);
   const NetworkTensors network =
@@ -64,43 +64,11 @@ const T* pointer_or_null(const OptionalTensor& tensor) {
   return tensor ? tensor->const_data_ptr<T>() : nullptr;
 }
 
-// The cotangents of the encoding, and from them the gradients of points and table by the maps of the hash grid.
-struct EncodingGradients {
-  Tensor x, grid, jacobian;
-
-  EncodingGradients(const Tensor& points, const HashGrid& hash_grid, bool with_normal) {
-    x = at::empty(points.sizes(), points.options());
-    grid = at::empty({points.size(0), hash_grid.outputs()}, points.options());
-    if (with_normal) jacobian = at::empty({points.size(0), hash_grid.outputs(), 3}, points.options());
-  }
-
-  template <typename T>
-  const T* jacobian_pointer() const {
-    return jacobian.defined() ? jacobian.const_data_ptr<T>() : nullptr;
-  }
-
-  template <typename T>
-  Tensor of_points(const HashGrid& hash_grid, const Tensor& points, const Tensor& table) const {
-    const Tensor through_grid = at::empty(points.sizes(), points.options());
-    cpu::hash_grid_contract(hash_grid, points.size(0), points.const_data_ptr<T>(), table.const_data_ptr<T>(),
-                            grid.const_data_ptr<T>(), jacobian_pointer<T>(), through_grid.mutable_data_ptr<T>());
-    return through_grid.add_(x);
-  }
-
-  template <typename T>
-  Tensor of_table(const HashGrid& hash_grid, const Tensor& points, const Tensor& table) const {
-    const Tensor grad_table = at::empty(table.sizes(), table.options());
-    cpu::hash_grid_scatter(hash_grid, points.size(0), table.size(0), points.const_data_ptr<T>(), grid.const_data_ptr<T>(),
-                           jacobian_pointer<T>(), grad_table.mutable_data_ptr<T>());
-    return grad_table;
-  }
-};
-
 std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
     const OptionalTensor& grad_sdf, const OptionalTensor& grad_feature, const OptionalTensor& grad_gradient,
     const Tensor& kept, const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets,
-    bool smoothstep, int64_t active_levels, const Tensor& parameters, IntArrayRef widths, int64_t activation, bool need_x,
-    bool need_table, bool need_parameters) {
+    bool smoothstep, int64_t active_levels, const Tensor& parameters, IntArrayRef widths, int64_t activation,
+    bool need_x, bool need_table, bool need_parameters) {
   const char* op = "nsr::sdf_and_normal_bwd";
   check_points_and_table(x, table, op);
   const NetworkTensors network =
@@ -110,22 +78,20 @@ std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
   const OptionalTensor of_feature = check_cotangent(grad_feature, x, {n, network.features()}, "grad_feature");
   const OptionalTensor of_gradient = check_cotangent(grad_gradient, x, {n, 3}, "grad_gradient");
   const Tensor points = x.contiguous();
-  const auto none = [&] { return at::empty({0}, x.options()); };
-  const Tensor grad_parameters = need_parameters ? at::empty(parameters.sizes(), x.options()) : none();
-  Tensor grad_x, grad_table;
+  const auto like = [&](const Tensor& tensor, bool needed) {
+    return at::empty(needed ? tensor.sizes() : IntArrayRef({0}), x.options());
+  };
+  const Tensor grad_x = like(x, need_x), grad_table = like(table, need_table);
+  const Tensor grad_parameters = like(parameters, need_parameters);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_and_normal_bwd", [&] {
     const SdfNetwork<scalar_t> description = network.describe<scalar_t>();
     TORCH_CHECK(kept.sizes() == IntArrayRef({tiles_of(x), description.kept(), cpu::kLanes}) &&
                     kept.scalar_type() == x.scalar_type() && kept.is_contiguous(),
-                op, ": expected kept as sdf_and_normal(..., keep=True) returns it for these points, [", tiles_of(x), ", ",
-                description.kept(), ", ", int64_t(cpu::kLanes), "]; got ", kept.sizes());
-    const EncodingGradients encoding(points, network.grid, of_gradient.has_value());
+                op, ": expected kept as sdf_and_normal(..., keep=True) returns it for these points, [", tiles_of(x),
+                ", ", description.kept(), ", ", int64_t(cpu::kLanes), "]; got ", kept.sizes());
     SdfGradients<scalar_t> gradients{};
-    if (need_x || need_table) {
-      gradients.x = encoding.x.mutable_data_ptr<scalar_t>();
-      gradients.grid = encoding.grid.mutable_data_ptr<scalar_t>();
-      gradients.jacobian = of_gradient ? encoding.jacobian.mutable_data_ptr<scalar_t>() : nullptr;
-    }
+    gradients.x = need_x ? grad_x.mutable_data_ptr<scalar_t>() : nullptr;
+    gradients.table = need_table ? grad_table.mutable_data_ptr<scalar_t>() : nullptr;
     if (need_parameters) {
       scalar_t* const all = grad_parameters.mutable_data_ptr<scalar_t>();
       network.for_each_layer([&](size_t l, int64_t, int64_t, int64_t weight, int64_t bias) {
@@ -135,9 +101,8 @@ std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
     }
     const SdfCotangents<scalar_t> cotangents{pointer_or_null<scalar_t>(of_sdf), pointer_or_null<scalar_t>(of_feature),
                                              pointer_or_null<scalar_t>(of_gradient)};
-    cpu::sdf_and_normal_bwd(description, n, kept.const_data_ptr<scalar_t>(), cotangents, gradients);
-    grad_x = need_x ? encoding.of_points<scalar_t>(network.grid, points, network.table) : none();
-    grad_table = need_table ? encoding.of_table<scalar_t>(network.grid, points, network.table) : none();
+    cpu::sdf_and_normal_bwd(description, n, table.size(0), points.const_data_ptr<scalar_t>(),
+                            kept.const_data_ptr<scalar_t>(), cotangents, gradients);
   });
   return {grad_x, grad_table, grad_parameters};
 }

@@ -1,6 +1,6 @@
-// The arguments of a signed distance network, as every op on one takes them: checks, and the description that kernels/ works
-// with. The layers come in one tensor, weight [outputs, inputs] and bias [outputs] of each in turn: an op on lists of tensors
-// costs more to dispatch than a small network costs to evaluate.
+// The arguments of a signed distance network, as every op on one takes them: checks, and the description that kernels/
+// works with. The layers come in one tensor, weight [outputs, inputs] and bias [outputs] of each in turn: an op on
+// lists of tensors costs more to dispatch than a small network costs to evaluate.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -60,7 +60,8 @@ inline NetworkTensors check_network(const Tensor& table, IntArrayRef resolutions
               kMaxDenseLayers, " layers, got ", widths);
   for (size_t l = 0; l < widths.size(); ++l)
     TORCH_CHECK(widths[l] >= 1 && (l + 1 == widths.size() ? widths[l] <= (1 << 20) : widths[l] <= kMaxNetworkWidth), op,
-                ": expected hidden layers of 1 to ", kMaxNetworkWidth, " neurons and at least 1 output, got widths ", widths);
+                ": expected hidden layers of 1 to ", kMaxNetworkWidth, " neurons and at least 1 output, got widths ",
+                widths);
   TORCH_CHECK(activation == kSoftplus100 || activation == kSquareplus, op, ": expected activation ",
               int64_t(kSoftplus100), " (softplus) or ", int64_t(kSquareplus), " (squareplus), got ", activation);
   const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, active_levels, op);

@@ -1,5 +1,5 @@
-// trace_sdf_network: checks, allocation, dispatch. Schema in library.cpp, documentation in nsr/ops/trace_sdf_network.py. On
-// the CPU only, so far.
+// trace_sdf_network: checks, allocation, dispatch. Schema in library.cpp, documentation in
+// nsr/ops/trace_sdf_network.py. On the CPU only, so far.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 
@@ -13,7 +13,8 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> trace_sdf_network(
     const Tensor& origins, const Tensor& directions, const std::optional<Tensor>& object_mask, const Tensor& table,
-    IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep, int64_t active_levels, const Tensor& parameters, IntArrayRef widths, int64_t activation, double radius, int64_t max_iterations, int64_t line_search_steps,
+    IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep, int64_t active_levels, const Tensor& parameters,
+    IntArrayRef widths, int64_t activation, double radius, int64_t max_iterations, int64_t line_search_steps,
     double threshold, double relaxation, double min_step, bool both_ends, int64_t sampler_steps, int64_t secant_steps,
     int64_t min_sdf_samples) {
   const char* op = "nsr::trace_sdf_network";

@@ -93,10 +93,14 @@ class IDRModel(nn.Module):
 
     def trace(self, rays: Rays, object_mask: Bool[Tensor, " N"] | None = None) -> SurfaceHits:
         """First intersections, without gradient. See nsr.ops.sphere_trace.trace."""
+        return self._trace(rays, self.config.ray_tracer, object_mask)
+
+    def _trace(self, rays: Rays, options: TraceOptions, object_mask: Tensor | None = None) -> SurfaceHits:
+        """In one op where there is one for the network, else as a wavefront around it."""
         network = self.implicit_network.fused()
         if network is not None:
-            return trace_sdf_network(network, rays, self.config.ray_tracer, object_mask)
-        return trace(self.sdf, rays, self.config.ray_tracer, object_mask)
+            return trace_sdf_network(network, rays, options, object_mask)
+        return trace(self.sdf, rays, options, object_mask)
 
     @torch.no_grad()
     def render(self, rays: Rays, chunk: int = 65536, progress: Callable[[int], None] | None = None) -> RenderOutput:
@@ -114,7 +118,7 @@ class IDRModel(nn.Module):
     def _render_chunk(self, rays: Rays) -> RenderOutput:
         # A training step can do without the few rays that creep along a silhouette; a picture shows a hole for each.
         options = replace(self.config.ray_tracer, max_iterations=RENDER_PATIENCE * self.config.ray_tracer.max_iterations)
-        hits = trace(self.sdf, rays, options)
+        hits = self._trace(rays, options)
         rgb = torch.ones_like(rays.origins)
         normal = torch.zeros_like(rays.origins)
         index = hits.hit.nonzero()[:, 0]

@@ -1,5 +1,7 @@
 """The SDF network: gradient as a forward output, geometric initialisation, skip connections."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -101,3 +103,44 @@ def test_impossible_skip_is_refused():
         ImplicitNetworkConfig(dims=(8, 8), skip_in=(5,))
     with pytest.raises(ValueError, match="no room"):
         ImplicitNetwork(ImplicitNetworkConfig(dims=(8, 8), skip_in=(1,), encoder=VANILLA))
+
+
+def test_which_networks_are_fused():
+    """Hash grid, no skips, no weight norm, narrow, on a device with kernels: everything else goes layer by layer."""
+    small = CONFIGS["small"]
+    assert build(small).fused() is not None
+    for change in ({"weight_norm": True}, {"dims": (129,)}, {"dims": (40, 40), "skip_in": (1,)}, {"encoder": VANILLA}):
+        assert build(dataclasses.replace(small, **change)).fused() is None
+
+
+def test_fused_network_equals_layer_by_layer(monkeypatch):
+    """Values, and gradients of a loss on all outputs, with some levels hidden."""
+    network, x = build(CONFIGS["small"]), points(50, seed=3).requires_grad_()
+    network.encoder.active_levels = 2
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    results = []
+    for fused in (network.fused(), None):
+        monkeypatch.setattr(network, "fused", lambda fused=fused: fused)
+        with torch.no_grad():
+            sdf = network.sdf(x)
+        output = network(x)
+        loss = sum(value.square().sum() for value in output)
+        results.append((sdf, *output, *torch.autograd.grad(loss, [x, *network.parameters()])))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_fused_network_follows_its_parameters():
+    """The network is described anew at each call: an optimiser's step and a change of levels are seen."""
+    network, x = build(CONFIGS["small"]), points(10)
+    with torch.no_grad():
+        before = network.sdf(x)
+        network.lin0.weight += 0.1
+        network.encoder.table += 0.1
+        changed = network.sdf(x)
+        network.encoder.active_levels = 0
+        hidden = network.sdf(x)
+    assert not torch.equal(before, changed)
+    assert not torch.equal(changed, hidden)

