@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+OBJECT_MASK = 128  # uint8 mask values from here on are object
+
 
 @dataclass(frozen=True)
 class Cameras:

@@ -11,9 +11,8 @@ from torch import Tensor
 from nsr.datasets.camera_readings import AS_WRITTEN, find_reading
 from nsr.datasets.consistency import HullConsistency
 from nsr.geometry.cameras import pixel_rays
-from nsr.types import Scene
+from nsr.types import OBJECT_MASK, Scene
 
-_OBJECT = 128  # mask values from here on are object
 _NORMALISE = "remove the scale_mat keys from the camera file to have the scene normalised by its masks"
 _DISAGREE = "masks and cameras do not fit together"
 _LOOK = "look with `nsr data check --out PNG`"
@@ -50,7 +49,7 @@ def _check_geometry(scene: Scene) -> list[Finding]:
     What is found about single views is reported only when the scene makes sense as a whole: otherwise these are mere
     consequences of one cause, which is looked for instead.
     """
-    filled = (scene.masks >= _OBJECT).flatten(1).any(1)
+    filled = (scene.masks >= OBJECT_MASK).flatten(1).any(1)
     if int(filled.sum()) < 2:
         return _check_aim(scene)
     usable = scene.select(filled.nonzero()[:, 0].tolist())
@@ -93,9 +92,9 @@ def _check_counts(scene: Scene) -> list[Finding]:
 
 def _check_masks(scene: Scene) -> list[Finding]:
     masks, names = scene.masks, scene.view_names
-    share = (masks >= _OBJECT).flatten(1).float().mean(1)
+    share = (masks >= OBJECT_MASK).flatten(1).float().mean(1)
     soft = _is_soft(masks).flatten(1).float().mean(1) / share.clamp_min(1e-6)
-    border = torch.cat([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], dim=1) >= _OBJECT
+    border = torch.cat([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], dim=1) >= OBJECT_MASK
     border_share = border.float().mean(1)
     findings = []
     if (border_share > 0.8).float().mean() > 0.5 and not (share > 0.98).all():
@@ -129,7 +128,7 @@ def _is_soft(masks: Tensor) -> Tensor:
 
 def _soft_width(masks: Tensor) -> Tensor:
     """[V] mean width in pixels of the soft edge: its area over the length of the silhouette."""
-    hard = masks >= _OBJECT
+    hard = masks >= OBJECT_MASK
     crossings = (hard[:, 1:] ^ hard[:, :-1]).flatten(1).sum(1) + (hard[:, :, 1:] ^ hard[:, :, :-1]).flatten(1).sum(1)
     length = crossings * (torch.pi / 4)  # a line in any direction crosses the pixel grid 4 / pi times per pixel
     return _is_soft(masks).flatten(1).sum(1) / length.clamp_min(1)
@@ -190,7 +189,7 @@ def _check_aim(scene: Scene) -> list[Finding]:
 
 def _share_outside(scene: Scene, view: int) -> Tensor:
     """Share of a view's mask whose rays miss the unit sphere."""
-    v, u = (scene.masks[view] >= _OBJECT).nonzero().unbind(-1)
+    v, u = (scene.masks[view] >= OBJECT_MASK).nonzero().unbind(-1)
     if len(u) == 0:
         return torch.zeros(())
     step = max(1, len(u) // _SAMPLES)

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from nsr.geometry.cameras import project_all
 from nsr.geometry.visual_hull import grid_axis
-from nsr.types import Cameras
+from nsr.types import OBJECT_MASK, Cameras
 
-_OBJECT = 128  # mask values from here on are object
 _FITS = 0.9  # share of a mask that the hull must fill
 _PROGRESS = 0.03  # of what the masks still lack, to be gained by giving up a view
 _SUSPECTS = 6  # views tried per round of the search for wrong ones
@@ -28,7 +27,7 @@ class HullConsistency:
         self.points = points[points.norm(dim=-1) <= 1]
         self.views = len(cameras)
         factor = self._factor(cameras, float(axis[1] - axis[0]))
-        share = torch.nn.functional.avg_pool2d((masks >= _OBJECT).float(), factor, ceil_mode=True)
+        share = torch.nn.functional.avg_pool2d((masks >= OBJECT_MASK).float(), factor, ceil_mode=True)
         self.masks = share >= 0.5  # [V, h, w]
         tolerant = _grow(share > 0)
         height, width = self.masks.shape[1:]

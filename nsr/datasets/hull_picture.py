@@ -12,10 +12,9 @@ from PIL import Image, ImageDraw
 from nsr.datasets.consistency import HullConsistency
 from nsr.geometry.cameras import project_all
 from nsr.geometry.visual_hull import carve, grid_axis
-from nsr.types import Scene
+from nsr.types import OBJECT_MASK, Scene
 from nsr.utils.files import atomic_write
 
-_OBJECT = 128  # mask values from here on are object
 _OUTSIDE = np.array([255, 40, 160])  # hull where the mask says background
 _UNFILLED = np.array([40, 140, 255])  # mask that the hull does not fill
 _OUTLINE = np.array([60, 230, 60])  # the hull's outline
@@ -55,7 +54,7 @@ def _tile(scene: Scene, view: int, points: torch.Tensor, spacing: float, width: 
     scale = width / scene.cameras.width
     height = max(1, round(scene.cameras.height * scale))
     pixels = np.array(Image.fromarray(scene.images[view].cpu().numpy()).resize((width, height)), dtype=np.float32)
-    mask = np.array(Image.fromarray(scene.masks[view].cpu().numpy()).resize((width, height))) >= _OBJECT
+    mask = np.array(Image.fromarray(scene.masks[view].cpu().numpy()).resize((width, height))) >= OBJECT_MASK
     shadow = _shadow(scene, view, points, spacing, scale, (height, width))
     for area, colour in ((mask & ~shadow, _UNFILLED), (shadow & ~mask, _OUTSIDE)):
         pixels[area] = 0.35 * pixels[area] + 0.65 * colour

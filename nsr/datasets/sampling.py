@@ -8,9 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nsr.types import Scene
-
-_OBJECT = 128  # mask values from here on are object
+from nsr.types import OBJECT_MASK, Scene
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class PixelSampler:
         self._order_generator = torch.Generator().manual_seed(seed)
         self._order, self._position = torch.empty(0, dtype=torch.long), 0
 
-        inside = scene.masks.to(device) >= _OBJECT
+        inside = scene.masks.to(device) >= OBJECT_MASK
         band = torch.stack([dilate(mask, band_px) & ~mask for mask in inside])
         self._pools = [_indices(inside), _indices(band)]
         self._shares = [inside_share, 1 - inside_share - uniform_share]

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from nsr.geometry.poses import transform_cameras
 from nsr.geometry.visual_hull import carve, grid_axis
-from nsr.types import Cameras
+from nsr.types import OBJECT_MASK, Cameras
 from nsr.utils.errors import DataError
 
-_OBJECT = 128  # mask values from here on are object
-_OBJECT_RADIUS = 0.88  # of the unit sphere, taken by the object
+OBJECT_MASK_RADIUS = 0.88  # of the unit sphere, taken by the object
 _HULL_RESOLUTION = 64
 _REWEIGHTINGS = 10
 _SMALLEST_PIECE = 0.02  # share of the largest piece of the hull that another one must have to count
@@ -37,7 +36,7 @@ def scene_normalisation(cameras_world: Cameras, masks: Tensor) -> np.ndarray:
     Raises:
         DataError: fewer than two usable views, parallel views, or silhouettes and cameras that do not agree.
     """
-    masks = masks if masks.dtype == torch.bool else masks >= _OBJECT
+    masks = masks if masks.dtype == torch.bool else masks >= OBJECT_MASK
     used = masks.flatten(1).any(1).nonzero()[:, 0]
     if len(used) < 2:
         raise DataError(
@@ -62,7 +61,7 @@ def scene_normalisation(cameras_world: Cameras, masks: Tensor) -> np.ndarray:
     coarse_center, coarse_radius = _hull_sphere(masks, cameras, center, bound, (center, bound))
     center, radius = _hull_sphere(masks, cameras, coarse_center, _MARGIN * coarse_radius, (center, bound))
     world_from_scene = np.eye(4)
-    world_from_scene[:3, :3] *= radius / _OBJECT_RADIUS
+    world_from_scene[:3, :3] *= radius / OBJECT_MASK_RADIUS
     world_from_scene[:3, 3] = center.numpy()
     return world_from_scene
 

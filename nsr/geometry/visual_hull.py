@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nsr.types import Cameras
+from nsr.types import OBJECT_MASK, Cameras
 from nsr.utils.errors import DataError
 
-_OBJECT = 128  # mask values from here on are object
 _BLOCK = 4  # vertices per side of the blocks that the coarse pass drops whole
 _UNSEEN = -1  # value of pixels outside the image
 _CHUNK = 2**16  # vertices carved at once: a chunk stays in the cache while it meets all views
@@ -54,7 +53,7 @@ def carve(
     if masks.shape != (len(cameras), cameras.height, cameras.width):
         expected = f"[{len(cameras)}, {cameras.height}, {cameras.width}]"
         raise DataError(f"carve: expected one mask per camera at its image size, {expected}, got {list(masks.shape)}")
-    masks = masks if masks.dtype == torch.bool else masks >= _OBJECT
+    masks = masks if masks.dtype == torch.bool else masks >= OBJECT_MASK
     axis = grid_axis(resolution, extent, masks.device)
     spacing = 2 * extent / max(resolution - 1, 1)
     projections = _projections(cameras).to(masks.device)
