@@ -41,13 +41,16 @@ class ModelConfig:
 class TrainingOutput(NamedTuple):
     """What the losses of a step of N rays need; S of the rays hit the surface inside the mask.
 
-    surface: [N] bool, those S rays; rgb: [S, 3]; sdf: [N] at the hit, or at the ray's smallest SDF where it misses;
+    surface: [N] bool, those S rays; points: [S, 3], the differentiable intersections; normal: [S, 3], the SDF's gradient there
+    (not normalised); rgb: [S, 3]; sdf: [N] at the hit, or at the ray's smallest SDF where it misses;
     gradient: [P, 3] of the SDF at all points of the step (rays, volume, neighbours), for the eikonal term;
     centre_gradient, neighbour_gradient: [M, 3] at M of the ray points and at a point beside each.
     evaluations: SDF evaluations spent on tracing.
     """
 
     surface: Tensor
+    points: Tensor
+    normal: Tensor
     rgb: Tensor
     sdf: Tensor
     gradient: Tensor
@@ -167,6 +170,8 @@ class IDRModel(nn.Module):
         centres = surface[:m]
         return TrainingOutput(
             surface=surface,
+            points=crossing,
+            normal=shaded.gradient,
             rgb=rgb,
             sdf=sdf,
             gradient=field_.gradient,

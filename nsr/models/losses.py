@@ -16,7 +16,10 @@ from nsr.models.idr import TrainingOutput
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms. alpha: sharpness of the differentiable mask; it is multiplied by alpha_factor at each milestone
+    """Weights of the terms.
+
+    smoothness_weight fades geometrically to smoothness_final of it over the run; photometric_weight (patches of the photographs
+    compared across views; 0 leaves the term out) to photometric_final of it, from photometric_fade_from of the run on. alpha: sharpness of the differentiable mask; it is multiplied by alpha_factor at each milestone
     (in epochs or in fractions of the run: train.milestone_unit). The defaults are IDR's."""
 
     rgb_weight: float = 1.0
@@ -24,13 +27,18 @@ class LossConfig:
     eikonal_weight: float = 0.1
     smoothness_weight: float = 0.0
     smoothness_final: float = 0.1
+    photometric_weight: float = 0.0
+    photometric_final: float = 0.02
+    photometric_fade_from: float = 0.45
     alpha: float = 50.0
     alpha_factor: float = 2.0
     alpha_milestones: tuple[float, ...] = (250.0, 500.0, 750.0, 1000.0, 1250.0)
 
     def __post_init__(self) -> None:
-        for name in ("rgb_weight", "mask_weight", "eikonal_weight", "smoothness_weight", "smoothness_final"):
+        terms = ("rgb", "mask", "eikonal", "smoothness", "photometric")
+        for name in (*(f"{term}_weight" for term in terms), "smoothness_final", "photometric_final"):
             check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        check(self, "photometric_fade_from", 0 <= self.photometric_fade_from < 1, "0 up to but not 1")
         for name in ("alpha", "alpha_factor"):
             check(self, name, 0 < getattr(self, name) < math.inf, "more than 0")
         check(self, "alpha_milestones", all(at >= 0 for at in self.alpha_milestones), "0 or more each")
@@ -63,6 +71,12 @@ def smoothness_loss(gradient: Float[Tensor, "P 3"], neighbour: Float[Tensor, "P 
     return (difference.square().sum(dim=-1) + 1e-12).sqrt().mean()
 
 
+def photometric_weight(config: LossConfig, progress: float) -> float:
+    """The photometric term's weight at a fraction of the run: cavities are found early, and late it only blurs."""
+    faded = max(progress - config.photometric_fade_from, 0.0) / (1.0 - config.photometric_fade_from)
+    return config.photometric_weight * config.photometric_final**faded
+
+
 def idr_losses(
     output: TrainingOutput,
     rgb: Float[Tensor, "N 3"],
@@ -71,11 +85,12 @@ def idr_losses(
     *,
     alpha: float,
     progress: float,
+    photometric: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All terms, unweighted, under their names, and their weighted sum as `loss`.
 
-    rgb, mask: the photographs' values at the step's rays; progress: fraction of the run, by which smoothness fades
-    geometrically from its weight to smoothness_final of it.
+    rgb, mask: the photographs' values at the step's rays; progress: fraction of the run, by which some weights fade;
+    photometric: that term's value, in steps that have it.
     """
     rays = rgb.shape[0]
     terms = {
@@ -87,4 +102,7 @@ def idr_losses(
     if config.smoothness_weight > 0 and output.neighbour_gradient.shape[0]:
         terms["smoothness"] = smoothness_loss(output.centre_gradient, output.neighbour_gradient)
         weights["smoothness"] = config.smoothness_weight * config.smoothness_final**progress
+    if photometric is not None:
+        terms["photometric"] = photometric
+        weights["photometric"] = photometric_weight(config, progress)
     return {"loss": sum(weights[name] * term for name, term in terms.items()), **terms}

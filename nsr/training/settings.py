@@ -62,6 +62,37 @@ class StartConfig:
 
 
 @dataclass(frozen=True)
+class PhotometricConfig:
+    """How patches of the photographs are compared across views (the term's weight: loss.photometric_weight).
+
+    rays: surface rays per step that are compared; sources: how many other views each is compared with, min_angle degrees
+    apart or more; best: how many of these count, the rest being taken for hidden; levels: of the image pyramid, 0 = as many as
+    make the coarsest images about 50 pixels wide; level_steps: steps on each level but the finest; patch: side of the
+    square patch in pixels, fine_patch: at full size. occlusion: whether sources from which the surface is hidden are found by
+    tracing. min_std: contrast (standard deviation, of 1) under which a patch says nothing.
+    """
+
+    rays: int = 512
+    sources: int = 6
+    min_angle: float = 8.0
+    best: int = 2
+    levels: int = 0
+    level_steps: int = 150
+    patch: int = 7
+    fine_patch: int = 5
+    occlusion: bool = True
+    min_std: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("rays", "sources", "best", "level_steps"):
+            check(self, name, getattr(self, name) >= 1, "1 or more")
+        for name in ("levels", "min_angle", "min_std"):
+            check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        for name in ("patch", "fine_patch"):
+            check(self, name, getattr(self, name) % 2 == 1 and 3 <= getattr(self, name) <= 11, "3, 5, 7, 9 or 11")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How long and how fast to learn.
 
@@ -109,4 +140,5 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     start: StartConfig = field(default_factory=StartConfig)
+    photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

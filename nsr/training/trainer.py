@@ -19,6 +19,7 @@ from nsr.models.losses import idr_losses
 from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
 from nsr.training.guards import BadStepGuard, TerminationSignal, is_out_of_memory
 from nsr.training.optimisers import Optimisers
+from nsr.training.photometric import PhotometricTerm
 from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, show_detail
 from nsr.training.settings import Config
 from nsr.training.start import start_from_hull
@@ -46,6 +47,7 @@ class Trainer:
             band_px=round(config.sampling.band_fraction * scene.cameras.width),
             device=self.device,
         )
+        self.photometric = PhotometricTerm(scene, config.photometric) if config.loss.photometric_weight > 0 else None
         self.rays = config.sampling.rays  # per step; halved when memory runs out
         self.optimisers = Optimisers(self.model, self.poses, config.train)
         self.clock = Clock(config.train, steps_per_epoch=len(scene))
@@ -63,6 +65,9 @@ class Trainer:
         draw = self.sampler.draw_from_image if config.sampling.mode == "image" else self.sampler.draw
         batch = draw(self.rays)
         output = self._forward(batch)
+        photometric = None
+        if self.photometric is not None:
+            photometric = self.photometric(self.model, batch, output, self.clock.step)
         losses = idr_losses(
             output,
             batch.rgb,
@@ -70,6 +75,7 @@ class Trainer:
             config.loss,
             alpha=mask_alpha(config.loss, config.train, epoch, progress),
             progress=progress,
+            photometric=photometric,
         )
         self.optimisers.zero_grad()
         losses["loss"].backward()

@@ -1,0 +1,63 @@
+"""Photometric consistency: the surface under a pixel must look alike in the other photographs that see it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nsr.datasets.pyramid import grey_pyramid, level_cameras
+from nsr.datasets.sampling import PixelBatch
+from nsr.geometry.source_views import source_views
+from nsr.models.idr import IDRModel, TrainingOutput
+from nsr.ops.patch_ncc import patch_images, patch_ncc
+from nsr.training.settings import PhotometricConfig
+from nsr.types import Rays, Scene
+
+COARSEST_WIDTH = 50  # pixels, roughly
+HIDDEN = 0.02  # scene units that a ray to a surface point may end before it while the point counts as seen
+
+
+class PhotometricTerm:
+    """1 - NCC of patches warped between views by the traced surface's tangent planes, coarse to fine.
+
+    Patches of 5 to 7 pixels follow the surface in depth only as far as their content is wide: so the first steps look at small
+    images, where cavities that the silhouettes do not show lie within reach, and later ones at larger images.
+    """
+
+    def __init__(self, scene: Scene, config: PhotometricConfig) -> None:
+        self.config, self.cameras = config, scene.cameras
+        levels = config.levels or max(1, 1 + round(math.log2(scene.cameras.width / COARSEST_WIDTH)))
+        pyramid = grey_pyramid(scene, levels)
+        self.levels = [patch_images(grey, level_cameras(scene.cameras, i)) for i, grey in enumerate(pyramid)]
+        self.sources = source_views(scene.cameras, config.sources, config.min_angle)
+
+    def level(self, step: int) -> int:
+        """The level of the pyramid that a step looks at; 0 is full size."""
+        return max(len(self.levels) - 1 - step // self.config.level_steps, 0)
+
+    def __call__(self, model: IDRModel, batch: PixelBatch, output: TrainingOutput, step: int) -> Tensor:
+        """The mean over the compared rays."""
+        config, level = self.config, self.level(step)
+        chosen = output.surface.nonzero()[: config.rays, 0]
+        points, normals = output.points[: config.rays], output.normal[: config.rays]
+        view, sources = batch.view[chosen], self.sources[batch.view[chosen]]
+        if config.occlusion:
+            sources = torch.where(self._hidden(model, points.detach(), sources), -1, sources)
+        pixels = (batch.pixels[chosen] + 0.5) * 0.5**level - 0.5
+        patch = config.patch if level else config.fine_patch
+        ncc, valid = patch_ncc(points, normals, pixels, view, sources, self.levels[level], patch, config.min_std)
+        best = torch.where(valid, ncc, -torch.inf).topk(min(config.best, ncc.shape[1]), dim=1).values
+        counts = best.isfinite()
+        return torch.where(counts, 1.0 - best, 0.0).sum() / counts.sum().clamp_min(1)
+
+    @torch.no_grad()
+    def _hidden(self, model: IDRModel, points: Tensor, sources: Tensor) -> Tensor:
+        """Which of the source views [N, K] do not see the point [N, 3] on the surface."""
+        origins = self.cameras.centers[sources.clamp_min(0)]
+        lines = points[:, None] - origins
+        distance = lines.norm(dim=-1)
+        hits = model.trace(Rays(origins.flatten(0, 1), F.normalize(lines, dim=-1).flatten(0, 1)))
+        return (hits.hit & (hits.distance < distance.flatten() - HIDDEN)).view_as(sources)
