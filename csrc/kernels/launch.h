@@ -8,6 +8,7 @@
 
 #include "adam.h"
 #include "hash_grid.h"
+#include "patch_ncc.h"
 #include "sdf_network.h"
 #include "sphere_trace.h"
 #include "trace_ray.h"
@@ -60,6 +61,13 @@ void sphere_trace_secant_points(int64_t items, const int64_t* row, const T* orig
 template <typename T>
 void sphere_trace_scan(int64_t rays, int64_t samples, const T* values, const T* orientation, int64_t* crossing,
                        int64_t* minimum);
+
+// ncc, valid [n, sources] and, unless null, the derivatives of ncc: jacobian_x, jacobian_normal [n, sources, 3].
+// x, normal [n, 3]; pixels [n, 2]; view [n]; source [n, sources]: a view out of range makes its pairs invalid.
+template <typename T>
+void patch_ncc(const PatchImages<T>& images, const PatchOptions& options, int64_t n, int64_t sources, const T* x,
+               const T* normal, const T* pixels, const int64_t* view, const int64_t* source, T* ncc, bool* valid,
+               T* jacobian_x, T* jacobian_normal);
 
 // The ops on whole networks exist on the CPU only, so far.
 constexpr int kLanes = 16;  // points per tile of a network, and so of what its forward pass keeps
@@ -127,5 +135,10 @@ template <typename T>
 void sphere_trace_scan(void* stream, int64_t rays, int64_t samples, const T* values, const T* orientation,
                        int64_t* crossing,
                        int64_t* minimum);
+
+template <typename T>
+void patch_ncc(void* stream, const PatchImages<T>& images, const PatchOptions& options, int64_t n, int64_t sources,
+               const T* x, const T* normal, const T* pixels, const int64_t* view, const int64_t* source, T* ncc,
+               bool* valid, T* jacobian_x, T* jacobian_normal);
 
 }  // namespace nsr::cuda

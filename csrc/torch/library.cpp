@@ -61,6 +61,12 @@ TORCH_LIBRARY(nsr, m) {
   m.def("hash_grid_jac_bwd(Tensor? grad_h, Tensor? grad_jacobian, " NSR_GRID
         ", bool need_x, bool need_table) -> (Tensor, Tensor)");
 
+  m.def("patch_ncc(Tensor x, Tensor normal, Tensor pixels, Tensor view, Tensor sources, Tensor images, "
+        "Tensor ray_matrices, Tensor projections, Tensor centers, int patch, float variance_floor, float min_std, "
+        "bool keep) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("patch_ncc_bwd(Tensor grad_ncc, Tensor x, Tensor normal, Tensor jacobian_x, Tensor jacobian_normal) -> "
+        "(Tensor, Tensor)");
+
   m.def("sdf_network(Tensor x, " NSR_NETWORK ") -> Tensor");
   m.def("sdf_and_normal(Tensor x, " NSR_NETWORK ", bool keep) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("sdf_and_normal_bwd(Tensor? grad_sdf, Tensor? grad_feature, Tensor? grad_gradient, Tensor kept, "
