@@ -1,40 +1,19 @@
 // The backward pass of the SDF with its feature and gradient on the CPU: the formulas of kernels/sdf_network.h on tiles
 // of points, in their notation.
-//
-// The gradients of weights are sums over points. Chunks of points, whose size does not depend on the number of threads,
-// are summed separately and then in their order, so results are bit-identical for any number of threads.
 #include <algorithm>
-#include <vector>
 
 #include "../kernels/launch.h"
 #include "hash_grid_backward.h"
-#include "parallel.h"
+#include "layer_gradients.h"
 #include "sdf_and_normal_tile.h"
 
 namespace nsr::cpu {
 namespace {
 
-constexpr int64_t kChunkTiles = 8;  // at least, per chunk of points
-constexpr int64_t kMaxChunks = 64;  // bounds the memory of their sums
-
-// Where the gradients of the layers of one chunk of points are: weights with padded columns, then biases.
-template <typename T>
-struct LayerSums {
-  int64_t weight[kMaxDenseLayers], bias[kMaxDenseLayers], size = 0;
-
-  explicit LayerSums(const SdfNetwork<T>& network) {
-    for (int l = 0; l < network.layers; ++l) {
-      weight[l] = size;
-      bias[l] = size + int64_t(network.width(l)) * padded_columns<T>(network.used_inputs(l));
-      size = bias[l] + padded_columns<T>(network.width(l));
-    }
-  }
-};
-
 template <typename T>
 class BackwardTile {
  public:
-  BackwardTile(const SdfNetwork<T>& network, const LayerSums<T>& sums)
+  BackwardTile(const SdfNetwork<T>& network, LayerSums<T>& sums)
       : network_(network),
         sums_(sums),
         activations_(network),
@@ -43,19 +22,18 @@ class BackwardTile {
         curved_(int64_t(kMaxNetworkWidth) * network.hidden()),
         even_(widest_),
         odd_(widest_),
-        q_(kMaxNetworkWidth),
-        transposed_(size_t(kLanes) * padded_columns<T>(widest_)) {}
+        q_(kMaxNetworkWidth) {}
 
-  // Adds to the sums of the layers at `totals` (null: not wanted), and leaves the cotangent of a_0 in grad_input unless
-  // null.
-  void run(const KeptRows<T>& kept, const SdfCotangents<T>& cotangents, int64_t start, int count, T* totals,
-           Row<T>* grad_input) {
-    load_cotangents(cotangents, start, count);
+  // Adds to the sums of the layers, and leaves the cotangent of a_0 in grad_input unless null.
+  void run(const KeptRows<T>& kept, const SdfCotangents<T>& cotangents, int64_t tile, int64_t n, Row<T>* grad_input) {
+    const int64_t start = tile * kLanes;
+    sums_.enter(tile);
+    load_cotangents(cotangents, start, int(n - start < kLanes ? n - start : kLanes));
     for (int l = 0; l < network_.hidden(); ++l)
       activate_all<T>(network_.activation, network_.width(l), kept.z[l], activations_.value(l), activations_.slope(l),
                       activations_.curvature(l));
-    if (cotangents.gradient) through_normal(kept, totals);
-    through_value(kept, cotangents.gradient != nullptr, totals, grad_input);
+    if (cotangents.gradient) through_normal(kept);
+    through_value(kept, cotangents.gradient != nullptr, grad_input);
   }
 
   const Row<T>* grad_normal() const { return grad_normal_; }
@@ -73,15 +51,9 @@ class BackwardTile {
     }
   }
 
-  void add_outer(int l, const Row<T>* left, const Row<T>* right, T* totals) {
-    if (!totals) return;
-    transpose(network_.used_inputs(l), right, transposed_.data());
-    accumulate_outer(network_.width(l), network_.used_inputs(l), left, transposed_.data(), totals + sums_.weight[l]);
-  }
-
   // From the normal, forwards through the pass that made it: dp_0 ... dp_L, and what s'' contributes to dz_l in
   // curved(l).
-  void through_normal(const KeptRows<T>& kept, T* totals) {
+  void through_normal(const KeptRows<T>& kept) {
     const SdfNetwork<T>& net = network_;
     Row<T>* dp = even_.at(0);
     std::memcpy(dp, grad_normal_, sizeof(grad_normal_));
@@ -98,10 +70,10 @@ class BackwardTile {
       Row<T>* dq = (l % 2 ? even_ : odd_).at(0);
       multiply<T>(forward_matrix(net.layer[l]), nullptr, net.width(l), net.used_inputs(l), dp, dq);
       bend(kept, l, dq);
-      add_outer(l, q_.at(0), dp, totals);
+      sums_.add_weight(l, q_.at(0), dp);
       dp = dq;
     }
-    if (totals) accumulate_sum(net.output().inputs, dp, totals + sums_.weight[net.hidden()]);  // dW_out[0]
+    sums_.add_first_row(net.hidden(), dp);  // dW_out[0]
   }
 
   // q_l to q_, dq_l p_l s''(z_l) to curved(l), and dq_l to dp_l = dq_l s'(z_l) in place.
@@ -121,20 +93,20 @@ class BackwardTile {
   }
 
   // From the values, backwards.
-  void through_value(const KeptRows<T>& kept, bool with_normal, T* totals, Row<T>* grad_input) {
+  void through_value(const KeptRows<T>& kept, bool with_normal, Row<T>* grad_input) {
     const SdfNetwork<T>& net = network_;
     const int last = net.hidden() - 1;
     const DenseLayer<T>& output = net.output();
-    add_outer(net.hidden(), grad_output_.at(0), activations_.value(last), totals);
-    if (totals) accumulate_sum(output.outputs, grad_output_.at(0), totals + sums_.bias[net.hidden()]);
+    sums_.add_weight(net.hidden(), grad_output_.at(0), activations_.value(last));
+    sums_.add_bias(net.hidden(), grad_output_.at(0));
     Row<T>* da = even_.at(0);
     multiply<T>(backward_matrix(output), nullptr, output.inputs, output.outputs, grad_output_.at(0), da);
     for (int l = last; l >= 0; --l) {
       Row<T>* dz = q_.at(0);
       product<T>(net.width(l), da, activations_.slope(l), dz);
       if (with_normal) add(net.width(l), curved(l), dz);
-      add_outer(l, dz, l > 0 ? activations_.value(l - 1) : kept.input, totals);
-      if (totals) accumulate_sum(net.width(l), dz, totals + sums_.bias[l]);
+      sums_.add_weight(l, dz, l > 0 ? activations_.value(l - 1) : kept.input);
+      sums_.add_bias(l, dz);
       Row<T>* out = l > 0 ? da : grad_input;
       if (out) multiply<T>(backward_matrix(net.layer[l]), nullptr, net.used_inputs(l), net.width(l), dz, out);
     }
@@ -148,12 +120,11 @@ class BackwardTile {
   Row<T>* curved(int l) { return curved_.at(l * kMaxNetworkWidth); }
 
   const SdfNetwork<T>& network_;
-  const LayerSums<T>& sums_;
+  TileSums<T> sums_;
   ActivationRows<T> activations_;
   Rows<T> grad_output_;
   int widest_;
   Rows<T> curved_, even_, odd_, q_;
-  std::vector<T> transposed_;
   alignas(64) Row<T> grad_normal_[3];
 };
 
@@ -192,26 +163,6 @@ class GridCotangents {
   Rows<T> rows_;
 };
 
-// The sums of all chunks, in their order, to the gradients of the layers; columns that are not used are zero.
-template <typename T>
-void write_layer_gradients(const SdfNetwork<T>& network, const LayerSums<T>& sums, int64_t chunks,
-                           std::vector<T>& totals, const SdfGradients<T>& gradients) {
-  for (int64_t chunk = 1; chunk < chunks; ++chunk) {
-    const T* const part = totals.data() + chunk * sums.size;
-#pragma GCC ivdep
-    for (int64_t k = 0; k < sums.size; ++k) totals[k] += part[k];
-  }
-  for (int l = 0; l < network.layers; ++l) {
-    const int inputs = network.layer[l].inputs, used = network.used_inputs(l), width = padded_columns<T>(used);
-    for (int r = 0; r < network.width(l); ++r) {
-      T* const row = gradients.weight[l] + int64_t(r) * inputs;
-      std::copy_n(totals.data() + sums.weight[l] + int64_t(r) * width, used, row);
-      std::fill(row + used, row + inputs, T(0));
-    }
-    std::copy_n(totals.data() + sums.bias[l], network.width(l), gradients.bias[l]);
-  }
-}
-
 }  // namespace
 
 template <typename T>
@@ -219,24 +170,18 @@ void sdf_and_normal_bwd(const SdfNetwork<T>& network, int64_t n, int64_t entries
                         const SdfCotangents<T>& cotangents, const SdfGradients<T>& gradients) {
   T* const kept = const_cast<T*>(kept_rows);  // only read
   const int64_t tiles = (n + kLanes - 1) / kLanes;
-  const int64_t per_chunk = std::max(kChunkTiles, (tiles + kMaxChunks - 1) / kMaxChunks);
-  const int64_t chunks = (tiles + per_chunk - 1) / per_chunk;
-  const LayerSums<T> sums(network);
-  const bool need_layers = gradients.weight[0] != nullptr, need_grid = gradients.x || gradients.table;
-  std::vector<T> totals(need_layers ? size_t(std::max<int64_t>(chunks, 1) * sums.size) : 0);
+  const bool need_grid = gradients.x || gradients.table;
+  LayerSums<T> sums(network, gradients.layers.wanted() ? tiles : 0);
   GridCotangents<T> grid_cotangents(network, kept, need_grid ? tiles : 0, cotangents.gradient != nullptr);
-  parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
+  for_runs_of_chunks(tiles, [&](int64_t first, int64_t last) {
     BackwardTile<T> tile(network, sums);
-    for (int64_t k = first * per_chunk; k < std::min(last * per_chunk, tiles); ++k) {
-      const int64_t start = k * kLanes;
-      const int count = int(n - start < kLanes ? n - start : kLanes);
-      T* const chunk_totals = need_layers ? totals.data() + k / per_chunk * sums.size : nullptr;
-      tile.run(KeptRows<T>(network, tile_of(kept, network, k)), cotangents, start, count, chunk_totals,
+    for (int64_t k = first; k < last; ++k) {
+      tile.run(KeptRows<T>(network, tile_of(kept, network, k)), cotangents, k, n,
                need_grid ? grid_cotangents.grad_input(k) : nullptr);
       if (need_grid) std::memcpy(grid_cotangents.grad_normal(k), tile.grad_normal(), 3 * sizeof(Row<T>));
     }
   });
-  if (need_layers) write_layer_gradients(network, sums, chunks, totals, gradients);
+  if (gradients.layers.wanted()) sums.write(gradients.layers);
   if (gradients.table) scatter_to_table<kLanes>(network.grid, n, entries, x, grid_cotangents, gradients.table);
   if (gradients.x) {
     contract_to_points<kLanes>(network.grid, n, x, network.table, grid_cotangents, gradients.x);

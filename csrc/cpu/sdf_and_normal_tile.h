@@ -29,21 +29,6 @@ struct KeptRows {
   }
 };
 
-template <typename T>
-Row<T>* tile_of(T* kept, const SdfNetwork<T>& network, int64_t tile) {
-  return reinterpret_cast<Row<T>*>(kept) + tile * network.kept();
-}
-
-template <typename T>
-Matrix<T> forward_matrix(const DenseLayer<T>& layer) {
-  return row_major(layer.weight, layer.inputs);
-}
-
-template <typename T>
-Matrix<T> backward_matrix(const DenseLayer<T>& layer) {
-  return transposed(layer.weight, layer.inputs);
-}
-
 // value, slope and curvature [count] of s at z [count]; null: not wanted.
 template <Activation kind, typename T>
 void activate_all(int count, const Row<T>* z, Row<T>* value, Row<T>* slope, Row<T>* curvature) {

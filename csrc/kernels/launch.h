@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "adam.h"
+#include "color_network.h"
 #include "hash_grid.h"
 #include "patch_ncc.h"
 #include "sdf_network.h"
@@ -90,6 +91,15 @@ void sdf_and_normal_bwd(const SdfNetwork<T>& network, int64_t n, int64_t entries
 template <typename T>
 void trace_sdf_network(const SdfNetwork<T>& network, const TracePlan& plan, int64_t rays, const T* origins,
                        const T* directions, const bool* mask, T* distance, bool* hit, int32_t* evaluations);
+
+// rgb [n, 3]. kept as for sdf_and_normal.
+template <typename T>
+void color_network(const ColorNetwork<T>& network, int64_t n, const ColorInputs<T>& inputs, T* rgb, T* kept);
+
+// `entries` of the table; points as the forward pass had them.
+template <typename T>
+void color_network_bwd(const ColorNetwork<T>& network, int64_t n, int64_t entries, const T* points, const T* kept,
+                       const T* grad_rgb, const ColorGradients<T>& gradients);
 
 }  // namespace nsr::cpu
 

@@ -15,13 +15,11 @@
 #include <cmath>
 #include <cstdint>
 
+#include "dense_layers.h"
 #include "hash_grid.h"
 #include "hd.h"
 
 namespace nsr {
-
-constexpr int kMaxDenseLayers = 8;     // hidden layers and the output layer
-constexpr int kMaxNetworkWidth = 128;  // of a hidden layer: what lets a tile of points stay in the first cache
 
 enum Activation : int32_t { kSoftplus100 = 0, kSquareplus = 1 };
 
@@ -61,34 +59,20 @@ NSR_HD ActivationPoint<T> activate(T z) {
     return softplus_100(z);
 }
 
-// weight [outputs, inputs], row-major; bias [outputs].
+// Of the inputs of the first layer, the point and the active levels of the grid are used.
 template <typename T>
-struct DenseLayer {
-  const T* weight;
-  const T* bias;
-  int32_t inputs, outputs;
-};
-
-template <typename T>
-struct SdfNetwork {
+struct SdfNetwork : DenseLayers<T> {
   HashGrid grid;
   const T* table;
   Activation activation;
-  int32_t layers;  // hidden layers and the output layer
-  DenseLayer<T> layer[kMaxDenseLayers];
 
-  NSR_HD int hidden() const { return layers - 1; }
-  NSR_HD int width(int l) const { return layer[l].outputs; }
-  NSR_HD const DenseLayer<T>& output() const { return layer[layers - 1]; }
-  // Inputs that are not always zero: the point, and the active levels of the grid.
-  NSR_HD int visible() const { return 3 + grid.active_levels * grid.features; }
-  NSR_HD int used_inputs(int l) const { return l == 0 ? visible() : layer[l].inputs; }
+  NSR_HD int visible() const { return this->first_inputs; }
 
   // Numbers per point that the forward pass with normal keeps for its backward pass: a_0, p_0, the rows of J, then z_l
   // of every hidden layer, then p_l of all but the last.
   NSR_HD int kept() const {
     int numbers = 2 * visible() + 3 * (visible() - 3);
-    for (int l = 0; l < hidden(); ++l) numbers += width(l) + (l + 1 < hidden() ? width(l) : 0);
+    for (int l = 0; l < this->hidden(); ++l) numbers += this->width(l) + (l + 1 < this->hidden() ? this->width(l) : 0);
     return numbers;
   }
 };
@@ -102,14 +86,12 @@ struct SdfCotangents {
   const T* gradient;
 };
 
-// Where the backward pass writes; a null pointer: not wanted. x [n, 3], table [entries, features]; weight[l] and
-// bias[l] have the shapes of the layers, and all of them are wanted or none.
+// Where the backward pass writes; a null pointer: not wanted. x [n, 3], table [entries, features].
 template <typename T>
 struct SdfGradients {
   T* x;
   T* table;
-  T* weight[kMaxDenseLayers];
-  T* bias[kMaxDenseLayers];
+  LayerGradients<T> layers;
 };
 
 }  // namespace nsr

@@ -34,6 +34,9 @@ std::string build_info() {
 }  // namespace
 
 #define NSR_GRID "Tensor x, Tensor table, int[] resolutions, int[] offsets, bool smoothstep, int active_levels"
+#define NSR_COLOR_NETWORK \
+  "Tensor table, int[] resolutions, int[] offsets, bool smoothstep, int active_levels, Tensor parameters, " \
+  "int[] widths, int view_degree"
 #define NSR_NETWORK \
   "Tensor table, int[] resolutions, int[] offsets, bool smoothstep, int active_levels, Tensor parameters, " \
   "int[] widths, int activation"
@@ -71,6 +74,10 @@ TORCH_LIBRARY(nsr, m) {
   m.def("sdf_and_normal(Tensor x, " NSR_NETWORK ", bool keep) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("sdf_and_normal_bwd(Tensor? grad_sdf, Tensor? grad_feature, Tensor? grad_gradient, Tensor kept, "
         "Tensor x, " NSR_NETWORK ", bool need_x, bool need_table, bool need_parameters) -> (Tensor, Tensor, Tensor)");
+  m.def("color_network(Tensor points, Tensor? normals, Tensor? view_dirs, Tensor features, " NSR_COLOR_NETWORK
+        ", bool keep) -> (Tensor, Tensor)");
+  m.def("color_network_bwd(Tensor grad_rgb, Tensor kept, Tensor points, Tensor? normals, Tensor? view_dirs, "
+        "Tensor features, " NSR_COLOR_NETWORK ", bool[6] needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("trace_sdf_network(Tensor origins, Tensor directions, Tensor? object_mask, " NSR_NETWORK
         ", float radius, int max_iterations, int line_search_steps, float threshold, float relaxation, float min_step, "
         "bool both_ends, int sampler_steps, int secant_steps, int min_sdf_samples) -> (Tensor, Tensor, Tensor)");

@@ -11,8 +11,6 @@
 namespace nsr {
 namespace {
 
-using OptionalTensor = std::optional<Tensor>;
-
 Tensor sdf_network(const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
                    int64_t active_levels, const Tensor& parameters, IntArrayRef widths, int64_t activation) {
   const char* op = "nsr::sdf_network";
@@ -59,11 +57,6 @@ OptionalTensor check_cotangent(const OptionalTensor& grad, const Tensor& x, IntA
   return grad->contiguous();
 }
 
-template <typename T>
-const T* pointer_or_null(const OptionalTensor& tensor) {
-  return tensor ? tensor->const_data_ptr<T>() : nullptr;
-}
-
 std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
     const OptionalTensor& grad_sdf, const OptionalTensor& grad_feature, const OptionalTensor& grad_gradient,
     const Tensor& kept, const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets,
@@ -78,11 +71,8 @@ std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
   const OptionalTensor of_feature = check_cotangent(grad_feature, x, {n, network.features()}, "grad_feature");
   const OptionalTensor of_gradient = check_cotangent(grad_gradient, x, {n, 3}, "grad_gradient");
   const Tensor points = x.contiguous();
-  const auto like = [&](const Tensor& tensor, bool needed) {
-    return at::empty(needed ? tensor.sizes() : IntArrayRef({0}), x.options());
-  };
-  const Tensor grad_x = like(x, need_x), grad_table = like(table, need_table);
-  const Tensor grad_parameters = like(parameters, need_parameters);
+  const Tensor grad_x = empty_if(x, need_x), grad_table = empty_if(table, need_table);
+  const Tensor grad_parameters = empty_if(parameters, need_parameters);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_and_normal_bwd", [&] {
     const SdfNetwork<scalar_t> description = network.describe<scalar_t>();
     TORCH_CHECK(kept.sizes() == IntArrayRef({tiles_of(x), description.kept(), cpu::kLanes}) &&
@@ -90,15 +80,9 @@ std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
                 op, ": expected kept as sdf_and_normal(..., keep=True) returns it for these points, [", tiles_of(x),
                 ", ", description.kept(), ", ", int64_t(cpu::kLanes), "]; got ", kept.sizes());
     SdfGradients<scalar_t> gradients{};
-    gradients.x = need_x ? grad_x.mutable_data_ptr<scalar_t>() : nullptr;
-    gradients.table = need_table ? grad_table.mutable_data_ptr<scalar_t>() : nullptr;
-    if (need_parameters) {
-      scalar_t* const all = grad_parameters.mutable_data_ptr<scalar_t>();
-      network.for_each_layer([&](size_t l, int64_t, int64_t, int64_t weight, int64_t bias) {
-        gradients.weight[l] = all + weight;
-        gradients.bias[l] = all + bias;
-      });
-    }
+    gradients.x = pointer_if<scalar_t>(grad_x, need_x);
+    gradients.table = pointer_if<scalar_t>(grad_table, need_table);
+    if (need_parameters) gradients.layers = network.layers.gradients_in<scalar_t>(grad_parameters);
     const SdfCotangents<scalar_t> cotangents{pointer_or_null<scalar_t>(of_sdf), pointer_or_null<scalar_t>(of_feature),
                                              pointer_or_null<scalar_t>(of_gradient)};
     cpu::sdf_and_normal_bwd(description, n, table.size(0), points.const_data_ptr<scalar_t>(),

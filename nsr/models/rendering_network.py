@@ -10,9 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nsr.config import Variant, variant
-from nsr.encoders import POINT_ENCODERS, VIEW_ENCODERS, build_encoder
-from nsr.encoders.positional import PositionalConfig
+from nsr.encoders import POINT_ENCODERS, VIEW_ENCODERS, Encoder, build_encoder
+from nsr.encoders.hash_grid import HashGridEncoder
+from nsr.encoders.positional import PositionalConfig, PositionalEncoder
+from nsr.encoders.spherical_harmonics import SphericalHarmonicsEncoder
 from nsr.models.mlp import linear
+from nsr.ops.color_network import ColorNetwork, color_network, has_kernel
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class RenderingNetwork(nn.Module):
     def __init__(self, config: RenderingNetworkConfig, feature_size: int) -> None:
         super().__init__()
         self.mode = config.mode
+        self.weight_norm = config.weight_norm
         self.point_encoder = build_encoder(config.point_encoder)
         self.view_encoder = build_encoder(config.view_encoder) if config.mode != "no_view_dir" else None
         inputs = self.point_encoder.output_dim + feature_size
@@ -56,15 +60,46 @@ class RenderingNetwork(nn.Module):
         view_dirs: Float[Tensor, "N 3"],
         features: Float[Tensor, "N F"],
     ) -> Float[Tensor, "N 3"]:
+        with_normal, with_view = self.mode != "no_normal", self.view_encoder is not None
+        if (network := self.fused()) is not None:
+            return color_network(points, normals if with_normal else None, view_dirs if with_view else None, features, *network)
         parts = [self.point_encoder(points)]
-        if self.view_encoder is not None:
+        if with_view:
             parts.append(self.view_encoder(-view_dirs))  # IDR's network is told the way to the camera; so are its old weights
-        if self.mode != "no_normal":
+        if with_normal:
             parts.append(normals)
         parts.append(features)
         value = torch.cat(parts, dim=1)
         for i in range(self.depth):
-            value = getattr(self, f"lin{i}")(value)
+            value = self.layer(i)(value)
             if i < self.depth - 1:
                 value = torch.relu(value)
         return 0.5 * (torch.tanh(value) + 1.0)
+
+    def layer(self, i: int) -> nn.Linear:
+        return getattr(self, f"lin{i}")
+
+    def fused(self) -> ColorNetwork | None:
+        """The network as nsr.ops.color_network takes it, or None where it does not and PyTorch goes layer by layer.
+
+        It takes a hash grid and spherical harmonics, a raw view direction or none, behind which hidden layers of at most 128
+        neurons follow without weight normalisation, on the CPU. The parameters are the network's own: valid until they are
+        replaced or the encoder shows other levels.
+        """
+        degree = _harmonics_degree(self.view_encoder)
+        if not isinstance(self.point_encoder, HashGridEncoder) or degree is None or self.weight_norm:
+            return None
+        layers = tuple((self.layer(i).weight, self.layer(i).bias) for i in range(self.depth))
+        encoder = self.point_encoder
+        network = ColorNetwork(encoder.table, encoder.spec, encoder.active_levels, layers, degree)
+        return network if has_kernel(network) else None
+
+
+def _harmonics_degree(view_encoder: Encoder | None) -> int | None:
+    """0 without an encoder, 1 for one that passes the direction through, None for one that is not of harmonics."""
+    if view_encoder is None:
+        return 0
+    if isinstance(view_encoder, SphericalHarmonicsEncoder):
+        return view_encoder.degree
+    passes_through = isinstance(view_encoder, PositionalEncoder) and view_encoder.frequencies == 0
+    return 1 if passes_through else None

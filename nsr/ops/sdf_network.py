@@ -14,14 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsr import _ext
+from nsr.ops.dense_layers import LANES, Layers, check_alike, check_grid, fits_kernel, flat_layers, takes_reference
 from nsr.ops.hash_grid import HashGridSpec
 from nsr.ops.reference import sdf_network as reference
 
 ActivationName = Literal["softplus", "squareplus"]
 ACTIVATIONS: tuple[ActivationName, ...] = ("softplus", "squareplus")  # in the order of csrc/kernels/sdf_network.h
-MAX_LAYERS = 8  # kMaxDenseLayers, the output layer included
-MAX_WIDTH = 128  # kMaxNetworkWidth, of hidden layers
-LANES = 16  # kLanes of csrc/kernels/launch.h
 
 
 class SdfNetwork(NamedTuple):
@@ -36,7 +34,7 @@ class SdfNetwork(NamedTuple):
     table: Tensor
     spec: HashGridSpec
     active_levels: int
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: Layers
     activation: ActivationName
 
 
@@ -45,7 +43,7 @@ def sdf_network(
     table: Float[Tensor, "T F"],
     spec: HashGridSpec,
     active_levels: int,
-    layers: tuple[tuple[Tensor, Tensor], ...],
+    layers: Layers,
     activation: ActivationName,
 ) -> Float[Tensor, " N"]:
     """The signed distance alone: the cheapest evaluation, without a derivative (asking for one raises by name).
@@ -70,7 +68,7 @@ def sdf_and_normal(
     table: Float[Tensor, "T F"],
     spec: HashGridSpec,
     active_levels: int,
-    layers: tuple[tuple[Tensor, Tensor], ...],
+    layers: Layers,
     activation: ActivationName,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N feature"], Float[Tensor, "N 3"]]:
     """Signed distance, feature, and the distance's gradient with respect to x (not normalised), in one pass.
@@ -92,15 +90,8 @@ def sdf_and_normal(
 
 def has_kernel(network: SdfNetwork) -> bool:
     """Whether the ops serve this network natively: of a depth and width they take, on a device they exist on."""
-    table, *_, layers, activation = network
-    fits = 2 <= len(layers) <= MAX_LAYERS and all(weight.shape[0] <= MAX_WIDTH for weight, _ in layers[:-1])
-    known = activation in ACTIVATIONS and table.dtype in (torch.float32, torch.float64)
-    return fits and known and not takes_reference(table)
-
-
-def takes_reference(x: Tensor) -> bool:
-    """Whether the call is served by plain PyTorch: no native library (or not wanted), or no kernel for the device."""
-    return x.device.type != "cpu" or _ext.backend() == "reference"
+    fits = network.activation in ACTIVATIONS and fits_kernel(network.layers)
+    return fits and network.table.dtype in (torch.float32, torch.float64) and not takes_reference(network.table)
 
 
 def network_arguments(x: Tensor, network: SdfNetwork, name: str) -> tuple:
@@ -108,34 +99,11 @@ def network_arguments(x: Tensor, network: SdfNetwork, name: str) -> tuple:
     table, spec, active_levels, layers, activation = network
     if x.dim() != 2 or x.shape[1] != 3:
         raise ValueError(f"{name}: x has shape {tuple(x.shape)}; expected [N, 3] (reshape(-1, 3) first)")
-    if tuple(table.shape) != (spec.table_entries, spec.features):
-        expected = [spec.table_entries, spec.features]
-        raise ValueError(f"{name}: table has shape {tuple(table.shape)}; expected {expected} for {spec}")
-    if not 0 <= active_levels <= spec.levels:
-        raise ValueError(f"{name}: active_levels is {active_levels}; expected 0 to {spec.levels}")
+    grid = check_grid(table, spec, active_levels, name)
     if activation not in ACTIVATIONS:
         raise ValueError(f"{name}: activation is {activation!r}; expected one of {', '.join(ACTIVATIONS)}")
-    if not 2 <= len(layers) <= MAX_LAYERS:
-        raise ValueError(f"{name}: {len(layers)} layers; expected 1 to {MAX_LAYERS - 1} hidden layers and the output layer")
-    if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{name}: x is {x.dtype}; expected float32 or float64")
-    inputs = 3 + spec.output_dim
-    for i, (weight, bias) in enumerate(layers):
-        outputs = weight.shape[0]
-        if weight.dim() != 2 or weight.shape[1] != inputs or tuple(bias.shape) != (outputs,):
-            shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
-            raise ValueError(f"{name}: layer {i} has weight and bias of shape {shapes}; expected [n, {inputs}] and [n]")
-        if i < len(layers) - 1 and outputs > MAX_WIDTH:
-            raise ValueError(f"{name}: hidden layer {i} has width {outputs}; expected at most {MAX_WIDTH}")
-        inputs = outputs
-    for tensor in (table, *(tensor for layer in layers for tensor in layer)):
-        if tensor.dtype != x.dtype or tensor.device != x.device:
-            found = f"{tensor.dtype} on {tensor.device}"
-            raise ValueError(f"{name}: x is {x.dtype} on {x.device}, a parameter {found}; expected one dtype and device")
-    # One tensor for all layers: an op on a list of tensors costs more to dispatch than a small network to evaluate.
-    parameters = torch.cat([tensor.reshape(-1) for layer in layers for tensor in layer])
-    widths = [weight.shape[0] for weight, _ in layers]
-    grid = spec.resolutions, spec.offsets, spec.smoothstep, active_levels
+    check_alike("x", x, [table, *(tensor for layer in layers for tensor in layer)], name)
+    parameters, widths = flat_layers(layers, 3 + spec.output_dim, name)
     return table, *grid, parameters, widths, ACTIVATIONS.index(activation)
 
 

@@ -11,7 +11,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from nsr import _ext
-from nsr.ops.sdf_network import SdfNetwork, network_arguments, sdf_network, takes_reference
+from nsr.ops.dense_layers import takes_reference
+from nsr.ops.sdf_network import SdfNetwork, network_arguments, sdf_network
 from nsr.ops.sphere_trace import TraceOptions, checked_rays, trace
 from nsr.types import Rays, SurfaceHits
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nsr.ops.reference.dense_layers import split_layers
 from nsr.ops.reference.hash_grid import hash_grid, hash_grid_jac
 
 SQUAREPLUS_WIDTH = 1e-3
@@ -31,16 +32,6 @@ def _squareplus(z: Tensor) -> tuple[Tensor, Tensor]:
 ACTIVATIONS = (_softplus_100, _squareplus)  # z -> value, slope; Activation of csrc/kernels/sdf_network.h
 
 
-def _layers(inputs: int, parameters: Tensor, widths: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """(weight, bias) of each layer, views of the parameters."""
-    sizes, all_inputs = [], [inputs, *widths[:-1]]
-    for n_in, n_out in zip(all_inputs, widths, strict=True):
-        sizes += [n_out * n_in, n_out]
-    parts = parameters.split(sizes)
-    weights = (part.view(n_out, n_in) for part, n_out, n_in in zip(parts[::2], widths, all_inputs, strict=True))
-    return list(zip(weights, parts[1::2], strict=True))
-
-
 def sdf_network(
     x: Tensor,
     table: Tensor,
@@ -54,7 +45,7 @@ def sdf_network(
 ) -> Tensor:
     """SDF [N]."""
     value = torch.cat([x, hash_grid(x, table, resolutions, offsets, smoothstep, active_levels)], 1)
-    *hidden, (weight_out, bias_out) = _layers(value.shape[1], parameters, widths)
+    *hidden, (weight_out, bias_out) = split_layers(value.shape[1], parameters, widths)
     for weight, bias in hidden:
         value, _ = ACTIVATIONS[activation](F.linear(value, weight, bias))
     return value @ weight_out[0] + bias_out[0]
@@ -74,7 +65,7 @@ def sdf_and_normal(
     """SDF [N], feature [N, outputs - 1], and the SDF's gradient [N, 3] by a reverse pass written as forward code."""
     h, jacobian = hash_grid_jac(x, table, resolutions, offsets, smoothstep, active_levels)
     value, slopes = torch.cat([x, h], 1), []
-    *hidden, (weight_out, bias_out) = _layers(value.shape[1], parameters, widths)
+    *hidden, (weight_out, bias_out) = split_layers(value.shape[1], parameters, widths)
     for weight, bias in hidden:
         value, slope = ACTIVATIONS[activation](F.linear(value, weight, bias))
         slopes.append(slope)

@@ -1,0 +1,67 @@
+"""What the ops on whole networks have in common: their dense layers and hash grid, checked and in the form of the native ops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from nsr import _ext
+from nsr.ops.hash_grid import HashGridSpec
+
+MAX_LAYERS = 8  # kMaxDenseLayers of csrc/kernels/dense_layers.h, the output layer included
+MAX_WIDTH = 128  # kMaxNetworkWidth there, of hidden layers
+LANES = 16  # kLanes of csrc/kernels/launch.h
+
+Layers = tuple[tuple[Tensor, Tensor], ...]  # (weight [outputs, inputs], bias [outputs]) of each
+
+
+def fits_kernel(layers: Layers) -> bool:
+    """Whether the native ops take layers of this number and these widths."""
+    return 2 <= len(layers) <= MAX_LAYERS and all(weight.shape[0] <= MAX_WIDTH for weight, _ in layers[:-1])
+
+
+def takes_reference(x: Tensor) -> bool:
+    """Whether the call is served by plain PyTorch: no native library (or not wanted), or no kernel for the device."""
+    return x.device.type != "cpu" or _ext.backend() == "reference"
+
+
+def check_grid(table: Tensor, spec: HashGridSpec, active_levels: int, name: str) -> tuple:
+    """The arguments of the native ops behind the table."""
+    if tuple(table.shape) != (spec.table_entries, spec.features):
+        expected = [spec.table_entries, spec.features]
+        raise ValueError(f"{name}: table has shape {tuple(table.shape)}; expected {expected} for {spec}")
+    if not 0 <= active_levels <= spec.levels:
+        raise ValueError(f"{name}: active_levels is {active_levels}; expected 0 to {spec.levels}")
+    return spec.resolutions, spec.offsets, spec.smoothstep, active_levels
+
+
+def check_alike(x_name: str, x: Tensor, others: Iterable[Tensor], name: str) -> None:
+    """Raises ValueError unless x is float32 or float64 and the others have its dtype and device."""
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name}: {x_name} is {x.dtype}; expected float32 or float64")
+    for tensor in others:
+        if tensor.dtype != x.dtype or tensor.device != x.device:
+            found = f"{tensor.dtype} on {tensor.device}"
+            raise ValueError(
+                f"{name}: {x_name} is {x.dtype} on {x.device}, another input or a parameter {found}; "
+                "expected one dtype and device"
+            )
+
+
+def flat_layers(layers: Layers, inputs: int, name: str) -> tuple[Tensor, list[int]]:
+    """All parameters in one tensor, and the outputs of each layer; inputs: of the first."""
+    if not 2 <= len(layers) <= MAX_LAYERS:
+        raise ValueError(f"{name}: {len(layers)} layers; expected 1 to {MAX_LAYERS - 1} hidden layers and the output layer")
+    for i, (weight, bias) in enumerate(layers):
+        outputs = weight.shape[0]
+        if weight.dim() != 2 or weight.shape[1] != inputs or tuple(bias.shape) != (outputs,):
+            shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
+            raise ValueError(f"{name}: layer {i} has weight and bias of shape {shapes}; expected [n, {inputs}] and [n]")
+        if i < len(layers) - 1 and outputs > MAX_WIDTH:
+            raise ValueError(f"{name}: hidden layer {i} has width {outputs}; expected at most {MAX_WIDTH}")
+        inputs = outputs
+    # One tensor for all layers: an op on a list of tensors costs more to dispatch than a small network to evaluate.
+    parameters = torch.cat([tensor.reshape(-1) for layer in layers for tensor in layer])
+    return parameters, [weight.shape[0] for weight, _ in layers]
