@@ -18,11 +18,13 @@ from nsr.models.idr import TrainingOutput
 class LossConfig:
     """Weights of the terms.
 
+    rgb_quadratic_below: see rgb_loss; 0 is IDR's L1.
     smoothness_weight fades geometrically to smoothness_final of it over the run; photometric_weight (patches of the photographs
     compared across views; 0 leaves the term out) to photometric_final of it, from photometric_fade_from of the run on. alpha: sharpness of the differentiable mask; it is multiplied by alpha_factor at each milestone
     (in epochs or in fractions of the run: train.milestone_unit). The defaults are IDR's."""
 
     rgb_weight: float = 1.0
+    rgb_quadratic_below: float = 0.0
     mask_weight: float = 100.0
     eikonal_weight: float = 0.1
     smoothness_weight: float = 0.0
@@ -36,7 +38,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         terms = ("rgb", "mask", "eikonal", "smoothness", "photometric")
-        for name in (*(f"{term}_weight" for term in terms), "smoothness_final", "photometric_final"):
+        for name in (*(f"{term}_weight" for term in terms), "smoothness_final", "photometric_final", "rgb_quadratic_below"):
             check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
         check(self, "photometric_fade_from", 0 <= self.photometric_fade_from < 1, "0 up to but not 1")
         for name in ("alpha", "alpha_factor"):
@@ -44,9 +46,13 @@ class LossConfig:
         check(self, "alpha_milestones", all(at >= 0 for at in self.alpha_milestones), "0 or more each")
 
 
-def rgb_loss(rgb: Float[Tensor, "S 3"], target: Float[Tensor, "S 3"], rays: int) -> Tensor:
-    """L1 colour, eq. 6, in IDR's scale: colours in [-1, 1], summed over channels and surface rays, per ray of the step."""
-    return 2.0 * (rgb - target).abs().sum() / rays
+def rgb_loss(rgb: Float[Tensor, "S 3"], target: Float[Tensor, "S 3"], rays: int, quadratic_below: float = 0.0) -> Tensor:
+    """L1 colour, eq. 6, in IDR's scale: colours in [-1, 1], summed over channels and surface rays, per ray of the step.
+
+    Differences (of colours in [0, 1]) under quadratic_below count by their square, continued smoothly: Huber's loss, whose
+    minimum is less often a median between two sides of an edge.
+    """
+    return 2.0 * F.smooth_l1_loss(rgb, target, reduction="sum", beta=quadratic_below) / rays
 
 
 def mask_loss(sdf: Float[Tensor, " N"], surface: Bool[Tensor, " N"], mask: Float[Tensor, " N"], alpha: float) -> Tensor:
@@ -94,7 +100,7 @@ def idr_losses(
     """
     rays = rgb.shape[0]
     terms = {
-        "rgb": rgb_loss(output.rgb, rgb[output.surface], rays),
+        "rgb": rgb_loss(output.rgb, rgb[output.surface], rays, config.rgb_quadratic_below),
         "mask": mask_loss(output.sdf, output.surface, mask, alpha),
         "eikonal": eikonal_loss(output.gradient),
     }
