@@ -7,7 +7,7 @@ namespace nsr::cpu {
 namespace {
 
 constexpr int64_t kGrain = 32;  // points per thread below which another thread does not pay
-constexpr int kSimd = 16;       // samples are padded to a multiple
+constexpr int kSimd = 8;        // samples are padded to a multiple
 constexpr int kMaxSamples = (kMaxPatch * kMaxPatch + kSimd - 1) / kSimd * kSimd;
 
 template <typename T>
@@ -88,6 +88,7 @@ class ReferencePatch {
     if (!plane_.visible()) return false;
     alignas(64) Lanes<T> u, v;
     int good = 1;
+#pragma GCC ivdep
     for (int j = 0; j < grid_.padded; ++j) {
       const PatchRay<T> ray = ray_of_sample(plane_, grid_.a[j], grid_.b[j]);
       inverse_slope_[j] = ray.inverse_slope;
@@ -126,7 +127,7 @@ class ReferencePatch {
  private:
   bool project(const PlaneInSource<T>& source, T* u, T* v, T* du, T* dv) const {
     int good = 1;
-#pragma omp simd reduction(& : good)
+#pragma GCC ivdep
     for (int j = 0; j < grid_.padded; ++j) {
       const PatchRay<T> ray{inverse_slope_[j], ta_[j], tb_[j], true};
       const PatchSample<T> sample = sample_in_source(source, ray, grid_.a[j], grid_.b[j]);

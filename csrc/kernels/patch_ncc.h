@@ -142,10 +142,10 @@ NSR_HD PatchSample<T> sample_in_source(const PlaneInSource<T>& source, const Pat
   return {u, v, (w.x - u * w.z) * per_step, (w.y - v * w.z) * per_step, y.z > T(0)};
 }
 
-// Between the pixel centres of an image; false for NaN.
+// Between the pixel centres of an image; false for NaN. Without a branch, as samples are checked in SIMD lanes.
 template <typename T>
 NSR_HD bool inside_image(T u, T v, int32_t width, int32_t height) {
-  return u >= T(0) && u <= T(width - 1) && v >= T(0) && v <= T(height - 1);
+  return (u >= T(0)) & (u <= T(width - 1)) & (v >= T(0)) & (v <= T(height - 1));
 }
 
 // The four pixels around a place, and its fractions between them; a place outside is moved to the border.

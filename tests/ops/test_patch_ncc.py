@@ -134,6 +134,22 @@ def test_a_point_gets_the_same_in_any_batch_and_with_any_number_of_threads(photo
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("patch", [3, 7, 11])
+def test_cuda_equals_cpu(photographs, patch):
+    points = off_the_plane(100)
+    there = [t.detach().cuda().requires_grad_(t.is_floating_point()) for t in points]
+    images = type(photographs)(**{key: value.cuda() for key, value in vars(photographs).items()})
+    here = patch_ncc(*points, photographs, patch, 0.005)
+    on_gpu = patch_ncc(*there, images, patch, 0.005)
+    assert torch.equal(on_gpu.valid.cpu(), here.valid)
+    torch.testing.assert_close(on_gpu.ncc.cpu(), here.ncc, rtol=1e-9, atol=1e-10)
+    weights = torch.linspace(-1, 1, here.ncc.numel(), dtype=torch.float64).view_as(here.ncc)
+    expected = torch.autograd.grad((here.ncc * weights).sum(), points[:2])
+    for grad, true in zip(torch.autograd.grad((on_gpu.ncc * weights.cuda()).sum(), there[:2]), expected, strict=True):
+        torch.testing.assert_close(grad.cpu(), true, rtol=1e-9, atol=1e-9)
+
+
 def test_only_the_gradients_that_are_needed(photographs):
     x, normal, *seen = off_the_plane(20)
     ncc, _ = patch_ncc(x, normal, *seen, photographs)
