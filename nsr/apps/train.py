@@ -87,7 +87,7 @@ def run_train(args: argparse.Namespace) -> int:
             refuse_errors(scene.select(train_views), say=warn)
         trainer = new_trainer(request, scene, train_views, holdout_views)
         folder = new_run_folder(args.exps_folder, experiment)
-    train(trainer, folder, tensorboard=args.tensorboard, say=warn)
+    train(trainer, folder, tensorboard=args.tensorboard, how_to_continue="continue with --is_continue", say=warn)
     print(f"{folder}: {trainer.clock.step} steps in {trainer.clock.seconds:.1f} s; next: nsr mesh {folder}")
     return 0
 

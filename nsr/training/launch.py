@@ -22,7 +22,7 @@ from nsr.training.run import checkpoint_path, data_place, differences, load_run_
 from nsr.training.settings import Config
 from nsr.training.trainer import Trainer
 from nsr.types import Scene
-from nsr.utils.errors import CheckpointError, DataError, UsageError
+from nsr.utils.errors import CheckpointError, DataError, RetriableError, UsageError
 from nsr.utils.files import LOCK_NAME, atomic_write, file_lock
 from nsr.utils.hocon import find_conf, load_tree, override_tree, to_hocon
 
@@ -256,13 +256,20 @@ def _refuse_other_views(request: RunRequest, run: Path, count: int, train_views:
 
 
 def train(
-    trainer: Trainer, folder: Path, *, tensorboard: bool = False, old: Iterable[str] = (), say: Callable[[str], None]
+    trainer: Trainer,
+    folder: Path,
+    *,
+    tensorboard: bool = False,
+    old: Iterable[str] = (),
+    how_to_continue: str,
+    say: Callable[[str], None],
 ) -> None:
     """Run the trainer to its end in a folder of its own: configuration, metrics, previews, checkpoints.
 
     The first checkpoint is written before the first step. Raises what Trainer.fit raises, and UsageError when another process
     is writing the folder. Nothing is left behind by a run that cannot begin.
-    old: what to remove of earlier results in the folder before anything is written; say: where a warning goes.
+    old: what to remove of earlier results in the folder before anything is written; how_to_continue: the advice to a user whose
+    run was interrupted; say: where a warning goes.
     """
     with _run_folder(folder), TerminationSignal() as signal:
         trainer.start()  # may find that the masks contradict the cameras: nothing is written yet
@@ -286,7 +293,10 @@ def train(
                 if every and trainer.clock.step % every == 0:
                     write_preview(trainer, folder / "plots" / f"step_{trainer.clock.step:06d}.png")
 
-            trainer.fit(folder, on_step=on_step, signal=signal)
+            try:
+                trainer.fit(folder, on_step=on_step, signal=signal)
+            except RetriableError as error:
+                raise RetriableError(f"{error}: {how_to_continue}") from error
     if trainer.clock.step == 0:
         say(
             f"warning: not one step was trained in {trainer.clock.seconds:.2g} s, so the surface is only where training "

@@ -20,7 +20,7 @@ from nsr.training.log import peak_memory_mb
 from nsr.training.results import evaluate_rendering, render_view, run_mesh
 from nsr.training.run import checkpoint_path
 from nsr.types import Cameras, Scene
-from nsr.utils.errors import RetriableError, UsageError
+from nsr.utils.errors import UsageError
 
 RESULTS = {  # file: what it is; the report comes last, so a folder with one is finished
     "mesh.ply": "mesh",
@@ -65,11 +65,8 @@ def reconstruct(
     else:
         trainer = new_trainer(request, scene, train_views, held)
     say(f"{scene.name}: {len(train_views)} views of {scene.cameras.width}x{scene.cameras.height}, {len(held)} held out")
-    try:
-        train(trainer, out, old=(*RESULTS, *OF_THE_RUN) if overwrite else (), say=say)
-    except RetriableError as error:
-        why = str(error).partition(";")[0]
-        raise RetriableError(f"{why}; the state is saved in {out}: run the same command again to continue") from error
+    old = (*RESULTS, *OF_THE_RUN) if overwrite else ()
+    train(trainer, out, old=old, how_to_continue="run the same command again to continue", say=say)
 
     say("extracting the mesh")
     cameras = trainer.cameras()

@@ -142,7 +142,8 @@ def test_an_interrupted_reconstruction_is_continued_by_the_same_command(scene, c
     command += ["--seed", 2, "train.nepoch=0"]
     with monkeypatch.context() as patch:
         patch.setattr("nsr.training.launch.TerminationSignal", lambda: StopAt(7))
-        refused(command, 75, "stopped by SIGTERM at step 7", out, "run the same command again")
+        words = f"stopped by SIGTERM at step 7; the state is saved in {out}: run the same command again to continue"
+        refused(command, 75, words)
     before = contents(out)
     for option, word in (("--seed", "--seed"), ("--holdout", "views"), ("loss.rgb_weight=3", "configuration")):
         change = [option] if "=" in option else [option, 3]
