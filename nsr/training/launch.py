@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -291,7 +292,8 @@ def train(
                 )
                 every = trainer.config.train.preview_steps
                 if every and trainer.clock.step % every == 0:
-                    write_preview(trainer, folder / "plots" / f"step_{trainer.clock.step:06d}.png")
+                    picture = write_preview(trainer, folder / "plots" / f"step_{trainer.clock.step:06d}.png")
+                    log.image(trainer.clock.step, "preview", picture)
 
             try:
                 trainer.fit(folder, on_step=on_step, signal=signal)
@@ -316,17 +318,16 @@ def _run_folder(folder: Path) -> Iterator[None]:
             raise
 
 
-def write_preview(trainer: Trainer, path: Path) -> None:
-    """Photograph, rendering and normals of one training view side by side; views take turns."""
+def write_preview(trainer: Trainer, path: Path) -> np.ndarray:
+    """Photograph, rendering and normals of one training view side by side, [H, 3 W, 3] uint8; views take turns."""
     cameras, scene = trainer.cameras(), trainer.scene
     view = trainer.clock.step // trainer.config.train.preview_steps % len(scene)
     rgb, normal, _ = render_view(trainer.model, cameras, view, scale=min(1.0, PREVIEW_WIDTH / cameras.width))
     height, width = rgb.shape[:2]
     photograph = Image.fromarray(scene.images[view].cpu().numpy()).resize((width, height))
-    picture = Image.new("RGB", (3 * width, height))
-    panels = (rgb, 0.5 + 0.5 * normal)
-    for i, panel in enumerate([photograph, *(Image.fromarray((p.cpu().numpy() * 255).astype("uint8")) for p in panels)]):
-        picture.paste(panel, (i * width, 0))
+    panels = [(panel.cpu().numpy() * 255).astype(np.uint8) for panel in (rgb, 0.5 + 0.5 * normal)]
+    picture = np.concatenate([np.asarray(photograph), *panels], axis=1)
     path.parent.mkdir(exist_ok=True)
     with atomic_write(path, "wb") as file:
-        picture.save(file, format="png")
+        Image.fromarray(picture).save(file, format="png")
+    return picture
