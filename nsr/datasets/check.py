@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nsr.datasets.camera_readings import AS_WRITTEN, find_reading
 from nsr.datasets.consistency import HullConsistency
-from nsr.geometry.cameras import pixel_rays
+from nsr.geometry.cameras import pixel_rays, ray_sphere
 from nsr.types import OBJECT_MASK, Scene
 
 _NORMALISE = "remove the scale_mat keys from the camera file to have the scene normalised by its masks"
@@ -195,8 +195,8 @@ def _share_outside(scene: Scene, view: int) -> Tensor:
     step = max(1, len(u) // _SAMPLES)
     pixels = torch.stack([u[::step], v[::step]], dim=-1).to(scene.cameras.intrinsics.dtype)
     rays = pixel_rays(scene.cameras, torch.full_like(u[::step], view), pixels)
-    along = -(rays.origins * rays.directions).sum(-1)
-    return ((rays.at(along).norm(dim=-1) > 1) | (along < 0)).float().mean()
+    _, _, hits = ray_sphere(rays, 1.0)
+    return (~hits).float().mean()
 
 
 def _check_duplicates(scene: Scene) -> list[Finding]:

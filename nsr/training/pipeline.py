@@ -10,7 +10,7 @@ import numpy as np
 import trimesh
 
 from nsr.evaluation.chamfer import evaluate_mesh
-from nsr.evaluation.report import preview_picture, render_mesh, write_metrics, write_report
+from nsr.evaluation.report import error_heatmap, preview_picture, render_mesh, write_metrics, write_report
 from nsr.geometry.meshes import load_mesh, save_mesh
 from nsr.geometry.poses import transform_cameras, turntable_cameras
 from nsr.geometry.raycast import Raycaster
@@ -95,7 +95,9 @@ def reconstruct(
         seen_by = transform_cameras(scene.select(train_views).cameras, scene.world_from_scene)
         metrics |= evaluate_mesh(mesh, reference, seen_by, seed=0)
     write_metrics(out / "metrics.json", metrics)
-    write_pictures(out / "preview.png", out / "turntable.png", trainer.model, views, mesh, scene.cameras)
+    heatmap = error_heatmap(mesh, reference) if reference is not None else None
+    write_preview(out / "preview.png", trainer.model, views, mesh, heatmap)
+    write_turntable(out / "turntable.png", mesh, scene.cameras, scene.world_from_scene)
     write_report(
         out / "report.html",
         title=f"{scene.name}: {len(train_views)} views, {trainer.clock.seconds:.0f} s of training",
@@ -122,13 +124,10 @@ def evenly(items: list[int], count: int) -> list[int]:
     return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
 
 
-def write_pictures(
-    preview: Path, turntable: Path, model: IDRModel, views: Scene, mesh: trimesh.Trimesh, cameras: Cameras
+def write_preview(
+    path: Path, model: IDRModel, views: Scene, mesh: trimesh.Trimesh, heatmap: trimesh.Trimesh | None = None
 ) -> None:
-    """Contact sheets: a few views as photograph, rendering, normals and mesh; and the mesh from all round.
-
-    cameras: all of the scene's, which tell what is up and what is in front.
-    """
+    """Contact sheet of a few views as photograph, rendering, normals and mesh; and the mesh coloured by its error."""
     in_world = transform_cameras(views.cameras, views.world_from_scene)
     raycaster = Raycaster(mesh)
     rows = []
@@ -137,10 +136,20 @@ def write_pictures(
         shown_normal = (0.5 + 0.5 * normal) * hit[..., None] + (~hit[..., None]).float()
         window = object_window(((views.masks[view] > 0) | hit.cpu()).numpy())
         pictures = [views.images[view].numpy(), rgb, shown_normal, render_mesh(mesh, in_world, view, raycaster=raycaster)]
+        if heatmap is not None:
+            pictures.append(render_mesh(heatmap, in_world, view, surface="colors", raycaster=raycaster))
         rows.append((views.view_names[view], [picture[window] for picture in pictures]))
-    preview_picture(preview, rows, columns=("photograph", "rendering", "normals", "mesh"))
+    columns = ["photograph", "rendering", "normals", "mesh"]
+    preview_picture(path, rows, columns=columns if heatmap is None else [*columns, "error (red: 1 % or more)"])
 
-    around = transform_cameras(turntable_cameras(cameras, TURNTABLE_VIEWS), views.world_from_scene)
+
+def write_turntable(path: Path, mesh: trimesh.Trimesh, cameras: Cameras, world_from_scene: np.ndarray) -> None:
+    """Contact sheet of the mesh from all round.
+
+    cameras: all of the scene's, in its frame; they tell what is up and what is in front.
+    """
+    around = transform_cameras(turntable_cameras(cameras, TURNTABLE_VIEWS), world_from_scene)
+    raycaster = Raycaster(mesh)
     shown = {
         label: [render_mesh(mesh, around, view, surface=surface, raycaster=raycaster) for view in range(TURNTABLE_VIEWS)]
         for label, surface in (("shape", "clay"), ("colour", "colors"))
@@ -148,7 +157,7 @@ def write_pictures(
     window = object_window(np.any([picture.min(axis=-1) < 255 for picture in shown["shape"]], axis=0))
     rows = [(label, [picture[window] for picture in pictures]) for label, pictures in shown.items()]
     degrees = [f"{360 * view // TURNTABLE_VIEWS}°" for view in range(TURNTABLE_VIEWS)]
-    preview_picture(turntable, rows, columns=degrees)
+    preview_picture(path, rows, columns=degrees)
 
 
 def object_window(shown: np.ndarray) -> tuple[slice, slice]:

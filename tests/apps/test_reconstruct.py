@@ -74,6 +74,15 @@ def test_every_picture_opens_and_shows_something(results):
     assert "http://" not in report.replace("http://www.w3.org", "")
 
 
+def test_the_preview_ends_with_the_error_of_the_mesh(results):
+    with Image.open(results / "preview.png") as picture:
+        pixels = np.array(picture.convert("RGB")).astype(int)
+    red = np.abs(pixels - [200, 30, 30]).max(axis=-1) <= 3  # one percent of the object radius or more
+    column = pixels.shape[1] // 5
+    assert red[:, -column:].mean() > 0.1
+    assert not red[:, :-column].any()
+
+
 def test_metrics_hold_every_promised_figure(results):
     figures = metrics(results)
     assert ALWAYS | DISTANCES | {f"{name}_all" for name in DISTANCES} <= figures.keys()
