@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from nsr._ext import check_device_served
 from nsr.config import bind, to_tree
 from nsr.datasets.check import check_scene
 from nsr.datasets.detect import load_scene, parse_views
@@ -70,7 +71,13 @@ def _overrides(request: RunRequest) -> list[str]:
 
 
 def check_device(name: str) -> torch.device:
-    """Raises UsageError when the device does not exist here."""
+    """Raises UsageError when the device does not exist here, ExtensionError when the native library has no kernels for it."""
+    device = _torch_device(name)
+    check_device_served(device.type)
+    return device
+
+
+def _torch_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
