@@ -98,6 +98,7 @@ class Scene:
     view_names: V image file stems, in natural order.
     name: what to call the scene; source: where it was read from.
     ground_truth: path of a mesh in the world frame, when the scene comes with one.
+    guesses: what the reader had to guess about the files, for the scene's check to tell.
     """
 
     images: Tensor
@@ -108,6 +109,7 @@ class Scene:
     name: str
     source: str = ""
     ground_truth: str | None = None
+    guesses: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.images.shape[0]

@@ -84,7 +84,7 @@ def run_train(args: argparse.Namespace) -> int:
     else:
         scene, train_views, holdout_views = open_scene(request)
         if not args.no_check:
-            refuse_errors(scene.select(train_views), say=warn)
+            refuse_errors(scene.select(sorted([*train_views, *holdout_views])), say=warn)
         trainer = new_trainer(request, scene, train_views, holdout_views)
         folder = new_run_folder(args.exps_folder, experiment)
     train(trainer, folder, tensorboard=args.tensorboard, how_to_continue="continue with --is_continue", say=warn)

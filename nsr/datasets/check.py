@@ -31,11 +31,12 @@ class Finding:
 def check_scene(scene: Scene) -> list[Finding]:
     """All findings about a scene, errors first. A scene without errors and warnings is ready to train.
 
-    Looks at counts and sizes, masks, intrinsics, where cameras look, whether the object lies in the unit sphere,
-    duplicates, and whether a coarse visual hull fills the silhouettes of all views.
+    Looks at what was guessed in reading it, counts and sizes, masks, intrinsics, where cameras look, whether the object
+    lies in the unit sphere, duplicates, and whether a coarse visual hull fills the silhouettes of all views.
     """
     masks = _check_masks(scene)
-    findings = [*_check_counts(scene), *masks, *_check_intrinsics(scene), *_check_duplicates(scene)]
+    guesses = [Finding("warning", guess, "give files that belong together one name or number") for guess in scene.guesses]
+    findings = [*guesses, *_check_counts(scene), *masks, *_check_intrinsics(scene), *_check_duplicates(scene)]
     inverted = any("inverted" in finding.message for finding in masks)
     if not inverted:
         findings += _check_geometry(scene)

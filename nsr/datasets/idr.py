@@ -79,6 +79,7 @@ def load_idr(path: str | Path, views: list[int] | None = None) -> Scene:
         name=folder.resolve().name,
         source=str(folder),
         ground_truth=str(files.ground_truth) if files.ground_truth else None,
+        guesses=tuple(filter(None, [guessed_pairs(files)])),
     )
 
 
@@ -127,6 +128,15 @@ def pair_masks(images: list[Path], masks: list[Path]) -> list[Path]:
         f"masks without an image: {_some([p.name for p in masks if key(p) not in image_keys])}; "
         "give each image a mask of the same name or number"
     )
+
+
+def guessed_pairs(files: IdrFiles) -> str | None:
+    """In words, that images and masks are paired by their order alone, where names and numbers tell otherwise or nothing."""
+    for image, mask in zip(files.images, files.masks or files.images, strict=True):
+        number = trailing_number(image)
+        if image.stem != mask.stem and (number is None or number != trailing_number(mask)):
+            return f"images and masks differ in names and numbers and are paired by order: {image.name} with {mask.name}"
+    return None
 
 
 def camera_numbers(files: IdrFiles, matrices: dict[str, np.ndarray]) -> list[int]:

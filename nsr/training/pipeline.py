@@ -56,7 +56,7 @@ def reconstruct(
     unfinished = not overwrite and _holds_unfinished_run(out)
     scene, train_views, held = open_scene(request)
     if check:
-        refuse_errors(scene.select(train_views), say)
+        refuse_errors(scene.select(sorted([*train_views, *held])), say)
     reference_file = ground_truth or scene.ground_truth
     reference = load_mesh(reference_file) if reference_file is not None else None
     if unfinished:

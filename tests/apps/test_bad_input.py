@@ -53,6 +53,15 @@ def test_a_spoiled_scene(case, command, scene, conf, tmp_path, refused):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("command", ["train", "reconstruct"])
+def test_a_spoiled_view_that_is_held_out(command, scene, conf, tmp_path, refused):
+    new_cameras(turned_round(3))(scene)
+    out = tmp_path / "out"
+    where = ["--data_dir", scene, "--exps_folder", out] if command == "train" else [scene, "--out", out]
+    refused([command, *where, "--conf", conf, "--budget", 1, "--holdout", 1], DATA, "look away from the object", "000003")
+    assert not out.exists()
+
+
 def test_an_object_that_no_view_shares_is_refused_even_unchecked(scene, conf, tmp_path, refused):
     for view in range(VIEWS):
         mask = np.zeros((24, 32), np.uint8)
