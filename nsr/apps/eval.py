@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,15 @@ Renderings: PSNR, SSIM (LPIPS when installed) inside the photograph's mask, and 
 held-out views, or the training views when none was held out. Cameras: rotation and translation errors after the best
 similarity. Mesh: 100k area-weighted samples per surface, exact point-to-triangle distances, no alignment, in percent of
 the object radius; over the surface that two training views see, and over all of it (_all).
-Entries of an existing metrics.json that are not measured again are kept."""
+Figures in an existing metrics.json that are not measured again are kept when they are of the same checkpoint."""
+
+# What each measurement may have written; a new one leaves nothing of an earlier one.
+RENDERING = re.compile(r"psnr|ssim|lpips|iou|psnr_views|per_view")
+CAMERAS = re.compile(r"(rotation|translation)_error_.*|alignment_scale")
+MESH = re.compile(
+    r"((chamfer|accuracy|completeness|median)_percent|chamfer_world|f_score_1percent|normal_consistency)(_all)?"
+    "|object_radius_world|seen_percent"
+)
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
@@ -57,26 +66,47 @@ def run_eval(args: argparse.Namespace) -> None:
 
     run = load_run(args.folder, check_device(args.device))
     out = args.out or run.folder / "metrics.json"
-    kept = _read_json(out)
+    earlier = _read_json(out)
     scene = run.load_scene()
     # Without a choice: everything for which the run's data have something to compare with.
     everything = not (args.eval_rendering or args.eval_cameras or args.gt)
     measured: dict = {}
+    replaced: list[re.Pattern] = []
     if args.eval_rendering or args.views or everything:
         measured |= rendering_metrics(run, scene, args.views)
+        replaced.append(RENDERING)
     if args.eval_cameras or args.reference:
         measured |= camera_metrics(run, scene, args.reference)
+        replaced.append(CAMERAS)
     mesh_file = args.gt or (scene.ground_truth if everything else None)
     if mesh_file is not None:
         measured |= mesh_metrics(run, scene, Path(mesh_file), args.resolution)
+        replaced.append(MESH)
 
     from nsr.evaluation.report import write_metrics
 
-    write_metrics(out, {**kept, **measured})
+    kept = {name: value for name, value in earlier.items() if not any(kind.fullmatch(name) for kind in replaced)}
+    if earlier.get("checkpoint") != run.checkpoint:
+        if kept:
+            print(f"{out}: dropped what was not measured on this checkpoint: {', '.join(kept)}")
+        kept = {}
+    write_metrics(out, {**kept, **run_figures(run), **measured})
     for name, value in measured.items():
         if not isinstance(value, dict):
             print(f"{name:<24} {value:.5g}" if isinstance(value, float) else f"{name:<24} {value}")
     print(out)
+
+
+def run_figures(run: Run) -> dict:
+    """What a checkpoint knows of its run, under the names that nsr reconstruct uses."""
+    return {
+        "checkpoint": run.checkpoint,
+        "views": len(run.train_views),
+        "seed": run.seed,
+        "train_seconds": run.seconds,
+        "steps": run.step,
+        "rays": run.rays,
+    }
 
 
 def rendering_metrics(run: Run, scene: Scene, views: str | None) -> dict:

@@ -15,6 +15,7 @@ from nsr.geometry.meshes import load_mesh, save_mesh
 from nsr.geometry.poses import transform_cameras, turntable_cameras
 from nsr.geometry.raycast import Raycaster
 from nsr.models.idr import IDRModel
+from nsr.training.checkpoint import load_checkpoint
 from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, resume_trainer, train
 from nsr.training.log import peak_memory_mb
 from nsr.training.results import evaluate_rendering, render_view, run_mesh
@@ -84,6 +85,7 @@ def reconstruct(
         "scene": scene.name,
         "views": len(train_views),
         "seed": trainer.seed,
+        "checkpoint": load_checkpoint(checkpoint_path(out)).checksum,
         "train_seconds": trainer.clock.seconds,
         "steps": trainer.clock.step,
         "rays": trainer.rays_seen,

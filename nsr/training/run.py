@@ -26,12 +26,18 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model and what is needed to use it. Cameras are the training views', in the scene frame, as trained."""
+    """A trained model and what is needed to use it. Cameras are the training views', in the scene frame, as trained.
+
+    checkpoint: its checksum; step, rays, seconds: spent on training.
+    """
 
     model: IDRModel
     config: Config
     folder: Path
+    checkpoint: str
     step: int
+    rays: int
+    seconds: float
     seed: int
     world_from_scene: np.ndarray
     data_dir: str
@@ -193,7 +199,10 @@ def _open(checkpoint: Checkpoint, file: Path, device: torch.device | str) -> Run
         model=model.to(device).eval(),
         config=config,
         folder=file.parent.parent if file.parent.name == "checkpoints" else file.parent,
+        checkpoint=checkpoint.checksum,
         step=meta["step"],
+        rays=state["rays_seen"],
+        seconds=state["clock"]["seconds"],
         seed=meta["seed"],
         world_from_scene=np.asarray(meta["world_from_scene"]),
         data_dir=meta["data_dir"],

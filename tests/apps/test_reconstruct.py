@@ -25,6 +25,7 @@ from nsr.training.run import data_place
 
 WORLD_RADIUS, WORLD_CENTRE = 50 * RADIUS, WORLD_FROM_SCENE[:3, 3]
 ALWAYS = {"train_seconds", "steps", "rays", "peak_memory_mb", "psnr", "psnr_views", "iou", "ssim", "scene", "views", "seed"}
+ALWAYS |= {"checkpoint"}
 PERCENT = {"chamfer_percent", "accuracy_percent", "completeness_percent", "median_percent"}
 DISTANCES = PERCENT | {"f_score_1percent", "normal_consistency"}
 RESULTS = {"mesh.ply", "mesh.glb", "preview.png", "turntable.png", "report.html", "metrics.json"}
@@ -107,6 +108,8 @@ def test_eval_measures_the_same_again(results, tmp_path):
     assert main([str(argument) for argument in command]) == 0
     again, first = json.loads(out.read_text()), metrics(results)
     for name in ["psnr", "ssim", "iou", "psnr_views", *DISTANCES]:
+        assert again[name] == first[name], name
+    for name in ("checkpoint", "train_seconds", "steps", "rays", "views", "seed"):
         assert again[name] == first[name], name
 
 
