@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,27 +76,46 @@ def load_run_scene(data: str, views: Sequence[int], size: Sequence[int], identit
 
 
 def scene_identity(scene: Scene, views: Sequence[int]) -> dict:
-    """What tells a scene from another of as many views: its name, and names and cameras (as read) of the views used."""
+    """What tells a scene from another of as many views: its name; and of the views used their names, cameras (as read), and
+    checksums of their photographs and masks.
+
+    The pixels of built-in scenes have no checksum: they may be rounded otherwise on another machine.
+    """
     used = scene.select(list(views))
-    return {
+    identity = {
         "scene": scene.name,
         "view_names": list(used.view_names),
         "intrinsics": used.cameras.intrinsics.tolist(),
         "camera_to_world": used.cameras.camera_to_world.tolist(),
     }
+    if os.path.isdir(scene.source):
+        identity |= {name: _crc32(getattr(scene, name), views) for name in ("images", "masks")}
+    return identity
+
+
+def _crc32(pixels: torch.Tensor, views: Sequence[int]) -> int:
+    crc = 0
+    for view in views:
+        crc = zlib.crc32(pixels[view].contiguous().cpu().numpy(), crc)
+    return crc
 
 
 def differences(found: dict, expected: dict) -> list[str]:
-    """In which respects two scene identities differ, in words; cameras are compared up to rounding."""
+    """In which respects two scene identities differ, in words; cameras are compared up to rounding, pixels where both tell."""
 
     def close(name: str) -> bool:
         pair = [np.asarray(identity[name], dtype=np.float64) for identity in (found, expected)]
         return pair[0].shape == pair[1].shape and np.allclose(*pair, rtol=1e-5, atol=1e-5)
 
+    def same_pixels(name: str) -> bool:
+        return name not in found or name not in expected or found[name] == expected[name]
+
     same = {
         f"scene name ({found['scene']})": found["scene"] == expected["scene"],
         "image names": found["view_names"] == expected["view_names"],
         "cameras": close("intrinsics") and close("camera_to_world"),
+        "photographs": same_pixels("images"),
+        "masks": same_pixels("masks"),
     }
     return [what for what, agrees in same.items() if not agrees]
 

@@ -162,6 +162,10 @@ def test_an_interrupted_reconstruction_is_continued_by_the_same_command(scene, c
         refused([*command, *change], USAGE, out, f"unfinished run with other {word}", "--overwrite")
     refused([*command, "--train_cameras"], USAGE, "--train_cameras")
     refused(["reconstruct", shutil.copytree(scene, tmp_path / "cup"), *command[2:]], USAGE, "data")
+    pixels = (scene / "image" / "000000.png").read_bytes()
+    shutil.copy(scene / "image" / "000001.png", scene / "image" / "000000.png")
+    refused(command, USAGE, out, "unfinished run with other photographs")
+    (scene / "image" / "000000.png").write_bytes(pixels)
     assert contents(out) == before
 
     seconds = load_checkpoint(out / "checkpoints" / "latest.safetensors").meta["state"]["clock"]["seconds"]
