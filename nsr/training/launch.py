@@ -16,6 +16,8 @@ from nsr._ext import check_device_served
 from nsr.config import bind, to_tree
 from nsr.datasets.check import check_scene
 from nsr.datasets.detect import load_scene, parse_views
+from nsr.datasets.idr import START_CAMERA_FILE
+from nsr.geometry.poses import align_cameras, transform_cameras
 from nsr.training.checkpoint import load_checkpoint, load_legacy_idr, unflatten
 from nsr.training.guards import TerminationSignal
 from nsr.training.log import MetricsLog
@@ -95,7 +97,7 @@ def open_scene(request: RunRequest) -> tuple[Scene, list[int], list[int]]:
     """
     read_config(request)
     check_device(request.device)
-    scene = load_scene(request.data)
+    scene = load_scene(request.data, train_cameras=request.train_cameras)
     return scene, *choose_views(request, len(scene))
 
 
@@ -109,7 +111,13 @@ def choose_views(request: RunRequest, count: int) -> tuple[list[int], list[int]]
 
 
 def refuse_errors(scene: Scene, say: Callable[[str], None]) -> None:
-    """Raises DataError with every error that the check of a scene finds; warnings are said."""
+    """Raises DataError with every error that the check of a scene finds; warnings are said.
+
+    Noisy cameras would not pass, and training is there to mend them: the reference cameras are checked in their place.
+    """
+    if scene.reference is not None:
+        scene_from_world = np.linalg.inv(align_cameras(scene.cameras, scene.reference))
+        scene = replace(scene, cameras=transform_cameras(scene.reference, scene_from_world))
     findings = check_scene(scene)
     for finding in findings:
         if finding.level == "warning":
@@ -127,7 +135,7 @@ def new_trainer(request: RunRequest, scene: Scene, train_views: list[int], holdo
         scene.select(train_views).to(check_device(request.device)),
         seed=request.seed or 0,
         train_cameras=request.train_cameras,
-        meta=run_meta(request.data, scene, train_views, holdout_views, request.overrides),
+        meta=run_meta(request.data, scene, train_views, holdout_views, request.overrides, request.train_cameras),
     )
     if request.init_weights is not None:
         load_weights(trainer, request.init_weights)
@@ -205,11 +213,12 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest) -> Trainer
         data = data_place(request.data) if request.data else meta["data_dir"]
         size, seed, train_cameras = meta["state"]["cameras"]["size"], meta["seed"], meta["train_cameras"]
         kept = {key: meta[key] for key in ("scene", "train_views", "holdout_views", "world_from_scene")}
-        kept |= {key: meta[key] for key in ("identity", "overrides") if key in meta}
+        kept |= {key: meta[key] for key in ("identity", "overrides", "noisy_start", "reference_poses") if key in meta}
     _refuse_new_beginning(request, run, seed, config, tuple(kept.get("overrides", ())))
     if request.train_cameras and not train_cameras:
         raise UsageError(f"--train_cameras: the run in {run} has fixed cameras; start a new run to refine them")
-    scene = load_run_scene(data, kept["train_views"] + kept["holdout_views"], size, kept.get("identity"))
+    used = kept["train_views"] + kept["holdout_views"]
+    scene = load_run_scene(data, used, size, kept.get("identity"), kept.get("noisy_start", False))
     _refuse_other_views(request, run, len(scene), kept["train_views"], kept["holdout_views"])
     views = scene.select(kept["train_views"]).to(device)
     trainer = Trainer(config, views, seed=seed, train_cameras=train_cameras, meta={"data_dir": data, **kept})
@@ -277,8 +286,12 @@ def train(
     The first checkpoint is written before the first step. Raises what Trainer.fit raises, and UsageError when another process
     is writing the folder. Nothing is left behind by a run that cannot begin.
     old: what to remove of earlier results in the folder before anything is written; how_to_continue: the advice to a user whose
-    run was interrupted; say: where a warning goes.
+    run was interrupted; say: where a warning goes, and which cameras are refined.
     """
+    if trainer.poses is not None:
+        noisy = trainer.scene.reference is not None
+        start = f"{START_CAMERA_FILE}, with the scene's as reference" if noisy else "the scene's, which stay the reference"
+        say(f"cameras: refined from those of {start}")
     with _run_folder(folder), TerminationSignal() as signal:
         trainer.start()  # may find that the masks contradict the cameras: nothing is written yet
         for name in old:

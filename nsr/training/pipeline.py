@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import trimesh
 
 from nsr.evaluation.chamfer import evaluate_mesh
+from nsr.evaluation.poses import evaluate_cameras
 from nsr.evaluation.report import error_heatmap, preview_picture, render_mesh, write_metrics, write_report
 from nsr.geometry.meshes import load_mesh, save_mesh
 from nsr.geometry.poses import transform_cameras, turntable_cameras
 from nsr.geometry.raycast import Raycaster
 from nsr.models.idr import IDRModel
-from nsr.training.checkpoint import load_checkpoint
 from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, resume_trainer, train
 from nsr.training.log import peak_memory_mb
-from nsr.training.results import evaluate_rendering, render_view, run_mesh
-from nsr.training.run import checkpoint_path
+from nsr.training.results import evaluate_rendering, refined_scene, render_view, run_figures, run_mesh
+from nsr.training.run import checkpoint_path, load_run, reference_cameras
 from nsr.types import Cameras, Scene
 from nsr.utils.errors import UsageError
 
@@ -70,36 +69,29 @@ def reconstruct(
     train(trainer, out, old=old, how_to_continue="run the same command again to continue", say=say)
 
     say("extracting the mesh")
-    cameras = trainer.cameras()
-    mesh = run_mesh(trainer.model, scene.world_from_scene, resolution=resolution)
+    run = load_run(out, trainer.device)
+    mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution)
     for suffix in ("ply", "glb"):
         save_mesh(mesh, out / f"mesh.{suffix}")
 
     say("measuring")
-    measured = held or evenly(train_views, MEASURED_VIEWS)
-    views = scene.select(measured)
-    if not held:  # training views are rendered from where training has moved their cameras
-        positions = [train_views.index(view) for view in measured]
-        views = replace(views, cameras=cameras[positions].to("cpu"))
+    refined = refined_scene(run, scene)
+    views = refined.select(held or evenly(train_views, MEASURED_VIEWS))
     metrics = {
         "scene": scene.name,
-        "views": len(train_views),
-        "seed": trainer.seed,
-        "checkpoint": load_checkpoint(checkpoint_path(out)).checksum,
-        "train_seconds": trainer.clock.seconds,
-        "steps": trainer.clock.step,
-        "rays": trainer.rays_seen,
+        **run_figures(run),
         "peak_memory_mb": peak_memory_mb(trainer.device),
-        **evaluate_rendering(trainer.model, views),
+        **evaluate_rendering(run.model, views),
         "psnr_views": "held out" if held else "training",
     }
+    if scene.reference is not None:
+        metrics |= evaluate_cameras(transform_cameras(run.cameras, scene.world_from_scene), scene.reference[train_views])
     if reference is not None:
-        seen_by = transform_cameras(scene.select(train_views).cameras, scene.world_from_scene)
-        metrics |= evaluate_mesh(mesh, reference, seen_by, seed=0)
+        metrics |= evaluate_mesh(mesh, reference, reference_cameras(scene)[train_views], seed=0)
     write_metrics(out / "metrics.json", metrics)
     heatmap = error_heatmap(mesh, reference) if reference is not None else None
-    write_preview(out / "preview.png", trainer.model, views, mesh, heatmap)
-    write_turntable(out / "turntable.png", mesh, scene.cameras, scene.world_from_scene)
+    write_preview(out / "preview.png", run.model, views, mesh, heatmap)
+    write_turntable(out / "turntable.png", mesh, refined.cameras, refined.world_from_scene)
     write_report(
         out / "report.html",
         title=f"{scene.name}: {len(train_views)} views, {trainer.clock.seconds:.0f} s of training",

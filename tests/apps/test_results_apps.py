@@ -11,8 +11,9 @@ import trimesh
 from PIL import Image
 from support.painted_ball import RADIUS, WORLD_FROM_SCENE, PaintedBall, photographs, ring_of_cameras
 
-from nsr.apps.eval import CAMERAS, MESH, RENDERING, run_figures
+from nsr.apps.eval import CAMERAS, MESH, RENDERING
 from nsr.apps.main import main
+from nsr.training.results import run_figures
 
 VIEWS, TRAINED, HELD_OUT = 6, [0, 1, 2, 4, 5], [3]
 
@@ -34,6 +35,7 @@ def run(tmp_path, monkeypatch):
         cameras=scene.cameras[TRAINED],
         train_views=TRAINED,
         holdout_views=HELD_OUT,
+        aligned=False,
         load_scene=lambda: scene,
     )
     opened.folder.mkdir()
