@@ -290,8 +290,8 @@ def train(
     """
     if trainer.poses is not None:
         noisy = trainer.scene.reference is not None
-        start = f"{START_CAMERA_FILE}, with the scene's as reference" if noisy else "the scene's, which stay the reference"
-        say(f"cameras: refined from those of {start}")
+        start = f"those of {START_CAMERA_FILE}; the scene's own are" if noisy else "the scene's own, which stay"
+        say(f"cameras: refined from {start} the reference")
     with _run_folder(folder), TerminationSignal() as signal:
         trainer.start()  # may find that the masks contradict the cameras: nothing is written yet
         for name in old:

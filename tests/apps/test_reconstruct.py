@@ -75,15 +75,6 @@ def test_every_picture_opens_and_shows_something(results):
     assert "http://" not in report.replace("http://www.w3.org", "")
 
 
-def test_the_preview_ends_with_the_error_of_the_mesh(results):
-    with Image.open(results / "preview.png") as picture:
-        pixels = np.array(picture.convert("RGB")).astype(int)
-    red = np.abs(pixels - [200, 30, 30]).max(axis=-1) <= 3  # one percent of the object radius or more
-    column = pixels.shape[1] // 5
-    assert red[:, -column:].mean() > 0.1
-    assert not red[:, :-column].any()
-
-
 def test_metrics_hold_every_promised_figure(results):
     figures = metrics(results)
     assert ALWAYS | DISTANCES | {f"{name}_all" for name in DISTANCES} <= figures.keys()
@@ -234,7 +225,13 @@ def test_without_held_out_views_or_truth(scene, conf, tmp_path, capsys, monkeypa
 
 
 def test_a_scene_that_brings_its_own_truth(scene, conf, tmp_path):
-    ball(scene / "mesh_gt.ply", radius=1.1 * WORLD_RADIUS)
+    ball(scene / "mesh_gt.ply", radius=1.5 * WORLD_RADIUS)
     command = ["reconstruct", scene, "--conf", conf, "--budget", 0.3, "--resolution", 16, "--out", tmp_path / "out"]
     assert main([str(argument) for argument in command]) == 0
     assert metrics(tmp_path / "out").keys() >= DISTANCES
+    with Image.open(tmp_path / "out" / "preview.png") as picture:
+        pixels = np.array(picture.convert("RGB")).astype(int)
+    red = np.abs(pixels - [200, 30, 30]).max(axis=-1) <= 3  # the last column's sign of errors of 1 % and more: here everywhere
+    column = pixels.shape[1] // 5
+    assert red[:, -column:].mean() > 0.2
+    assert not red[:, :-column].any()

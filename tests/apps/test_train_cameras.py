@@ -51,10 +51,10 @@ def test_training_starts_from_the_noisy_cameras_and_is_measured_against_the_othe
     exps, out = tmp_path / "exps", tmp_path / "m.json"
     train = ["train", "--conf", conf, "--data_dir", scene, "--exps_folder", exps, "--budget", 1e-6]  # not one step
     nsr(*train, "--train_cameras", "--expname", "own")
-    assert "cameras: refined from those of the scene's, which stay the reference" in capsys.readouterr().err
+    assert "cameras: refined from the scene's own, which stay the reference" in capsys.readouterr().err
     write_noisy_start(scene, degrees=3.0)
     nsr(*train, "--train_cameras", "--expname", "noisy")
-    assert f"cameras: refined from those of {START}, with the scene's as reference" in capsys.readouterr().err
+    assert f"cameras: refined from those of {START}; the scene's own are the reference" in capsys.readouterr().err
     nsr(*train, "--expname", "fixed")
     assert "cameras:" not in capsys.readouterr().err
     for name, error in {"own": 0.0, "noisy": 3.0, "fixed": 0.0}.items():
