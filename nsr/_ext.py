@@ -102,6 +102,26 @@ def backend() -> Backend:
         return "reference"
 
 
+def check_device_served(kind: str) -> None:
+    """Refuse a kind of device ("cpu", "cuda") for whose tensors the backend of the next call has no kernels.
+
+    Raises:
+        ExtensionError: the native library serves the next call, and was built without that device.
+        ConfigError: see `backend`.
+    """
+    if kind == "cpu" or backend() == "reference":
+        return
+    report = build_report()
+    if kind == "cuda" and report["cuda"] != "no":
+        return
+    raise ExtensionError(
+        f"nsr: the native library {report['library']} has no kernels for {kind}: it was built for "
+        f"{'cpu alone' if report['cuda'] == 'no' else 'cpu and cuda'}. Use --device cpu; for cuda, build it again where torch "
+        "has CUDA and nvcc is found (`NSR_CUDA=1 pip install --no-build-isolation -e .` in the checkout); or set "
+        "NSR_BACKEND=reference to run on plain PyTorch, slowly."
+    )
+
+
 def build_report() -> dict[str, str | None]:
     """What `nsr doctor` prints about the library, loading it if need be; never raises.
 

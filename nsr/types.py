@@ -98,6 +98,8 @@ class Scene:
     view_names: V image file stems, in natural order.
     name: what to call the scene; source: where it was read from.
     ground_truth: path of a mesh in the world frame, when the scene comes with one.
+    guesses: what the reader had to guess about the files, for the scene's check to tell.
+    reference: V true cameras in the world frame, where `cameras` are only a start for their refinement; else None.
     """
 
     images: Tensor
@@ -108,6 +110,8 @@ class Scene:
     name: str
     source: str = ""
     ground_truth: str | None = None
+    guesses: tuple[str, ...] = ()
+    reference: Cameras | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -120,10 +124,11 @@ class Scene:
             masks=self.masks[views],
             cameras=self.cameras[views],
             view_names=tuple(self.view_names[i] for i in views),
+            reference=self.reference[views] if self.reference is not None else None,
         )
 
     def to(self, device: torch.device | str) -> Scene:
-        """The scene with its images, masks and cameras on a device."""
+        """The scene with its images, masks and cameras on a device; the reference cameras stay where they are."""
         return replace(
             self, images=self.images.to(device), masks=self.masks.to(device), cameras=self.cameras.to(device)
         )

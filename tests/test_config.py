@@ -282,6 +282,7 @@ def test_bad_overrides(tmp_path, override):
 def test_find_conf_in_an_installation_without_the_repository(tmp_path, monkeypatch):
     path = write(tmp_path, "site-packages/nsr/confs/base/theirs.conf", "a = 1")
     monkeypatch.setattr(hocon, "__file__", str(tmp_path / "site-packages/nsr/utils/hocon.py"))
+    write(tmp_path, "site-packages/confs/instant.conf", "a = 2")  # of another package
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert find_conf("base/theirs") == path.resolve()

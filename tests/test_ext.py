@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nsr import _ext
-from nsr.utils.errors import ConfigError
+from nsr.utils.errors import ConfigError, ExtensionError
 
 PACKAGE = Path(_ext.__file__).parent
 
@@ -100,6 +100,20 @@ def test_a_damaged_library_says_so(package_copy):
     assert "_C.abi3.so is damaged or was built for another torch" in done.stderr
     report = run("from nsr import _ext; print(_ext.build_report()['error'])", package_copy)
     assert "damaged" in report.stdout
+
+
+@pytest.mark.parametrize(("kind", "built", "served"), [("cuda", "no", False), ("cuda", "12.8", True), ("mps", "12.8", False)])
+def test_a_device_without_kernels_is_refused_unless_plain_pytorch_serves_it(kind, built, served, monkeypatch):
+    monkeypatch.setattr(_ext, "backend", lambda: "native")
+    monkeypatch.setattr(_ext, "build_report", lambda: {"library": "/x/_C.so", "cuda": built})
+    _ext.check_device_served("cpu")
+    if served:
+        _ext.check_device_served(kind)
+    else:
+        with pytest.raises(ExtensionError, match=f"_C.so has no kernels for {kind}.*--device cpu.*NSR_BACKEND=reference"):
+            _ext.check_device_served(kind)
+    monkeypatch.setattr(_ext, "backend", lambda: "reference")
+    _ext.check_device_served(kind)
 
 
 def test_an_unknown_backend_is_a_configuration_error(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,19 @@ EXAMPLES = """examples:
 
 Renderings: PSNR, SSIM (LPIPS when installed) inside the photograph's mask, and IoU of silhouettes; by default over the
 held-out views, or the training views when none was held out. Cameras: rotation and translation errors after the best
-similarity. Mesh: 100k area-weighted samples per surface, exact point-to-triangle distances, no alignment, in percent of
-the object radius; over the surface that two training views see, and over all of it (_all).
-Entries of an existing metrics.json that are not measured again are kept."""
+similarity. Mesh: 100k area-weighted samples per surface, exact point-to-triangle distances, no alignment to the mesh, in
+percent of the object radius; over the surface that two training views see, and over all of it (_all).
+After --train_cameras renderings and mesh are first aligned by the similarity that carries the refined training cameras onto
+the scene's ("aligned" in metrics.json says so).
+Figures in an existing metrics.json that are not measured again are kept when they are of the same checkpoint."""
+
+# What each measurement may have written; a new one leaves nothing of an earlier one.
+RENDERING = re.compile(r"psnr|ssim|lpips|iou|psnr_views|per_view")
+CAMERAS = re.compile(r"(rotation|translation)_error_.*|alignment_scale")
+MESH = re.compile(
+    r"((chamfer|accuracy|completeness|median)_percent|chamfer_world|f_score_1percent|normal_consistency)(_all)?"
+    "|object_radius_world|seen_percent"
+)
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
@@ -34,7 +45,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--eval_rendering", action="store_true", help="compare renderings with photographs")
     parser.add_argument("--views", metavar="N|LIST", help="views to render: how many, or which, such as 0,3,5-9")
     parser.add_argument("--eval_cameras", action="store_true", help="compare the trained cameras with the scene's")
-    parser.add_argument("--reference", metavar="SCENE", help="scene with the true cameras (default: the run's data)")
+    parser.add_argument("--reference", metavar="SCENE", help="scene with the true cameras (default: cameras.npz of the data)")
     parser.add_argument("--gt", type=Path, metavar="MESH", help="true mesh, in world units")
     parser.add_argument("--resolution", type=int, default=256, help="marching-cubes cells per axis (default 256)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default RUN/metrics.json)")
@@ -57,22 +68,32 @@ def run_eval(args: argparse.Namespace) -> None:
 
     run = load_run(args.folder, check_device(args.device))
     out = args.out or run.folder / "metrics.json"
-    kept = _read_json(out)
+    earlier = _read_json(out)
     scene = run.load_scene()
     # Without a choice: everything for which the run's data have something to compare with.
     everything = not (args.eval_rendering or args.eval_cameras or args.gt)
     measured: dict = {}
+    replaced: list[re.Pattern] = []
     if args.eval_rendering or args.views or everything:
         measured |= rendering_metrics(run, scene, args.views)
+        replaced.append(RENDERING)
     if args.eval_cameras or args.reference:
         measured |= camera_metrics(run, scene, args.reference)
+        replaced.append(CAMERAS)
     mesh_file = args.gt or (scene.ground_truth if everything else None)
     if mesh_file is not None:
         measured |= mesh_metrics(run, scene, Path(mesh_file), args.resolution)
+        replaced.append(MESH)
 
     from nsr.evaluation.report import write_metrics
+    from nsr.training.results import run_figures
 
-    write_metrics(out, {**kept, **measured})
+    kept = {name: value for name, value in earlier.items() if not any(kind.fullmatch(name) for kind in replaced)}
+    if earlier.get("checkpoint") != run.checkpoint:
+        if kept:
+            print(f"{out}: dropped what was not measured on this checkpoint: {', '.join(kept)}")
+        kept = {}
+    write_metrics(out, {**kept, **run_figures(run), **measured})
     for name, value in measured.items():
         if not isinstance(value, dict):
             print(f"{name:<24} {value:.5g}" if isinstance(value, float) else f"{name:<24} {value}")
@@ -82,11 +103,11 @@ def run_eval(args: argparse.Namespace) -> None:
 def rendering_metrics(run: Run, scene: Scene, views: str | None) -> dict:
     """PSNR, SSIM and IoU over the views asked for, else the held-out ones, else the training ones."""
     from nsr.datasets.detect import parse_views
-    from nsr.training.results import evaluate_rendering, trained_cameras
+    from nsr.training.results import evaluate_rendering, refined_scene
 
     chosen = parse_views(views, len(scene)) if views else run.holdout_views or run.train_views
     unseen = not set(chosen) & set(run.train_views)
-    scores = evaluate_rendering(run.model, trained_cameras(run, scene).select(chosen), per_view=True)
+    scores = evaluate_rendering(run.model, refined_scene(run, scene).select(chosen), per_view=True)
     return {**scores, "psnr_views": "held out" if unseen else "training" if not views else f"views {views}"}
 
 
@@ -95,28 +116,27 @@ def camera_metrics(run: Run, scene: Scene, reference: str | None) -> dict:
     from nsr.datasets.detect import load_scene
     from nsr.evaluation.poses import evaluate_cameras
     from nsr.geometry.poses import transform_cameras
+    from nsr.training.run import reference_cameras
 
     true_scene = load_scene(reference) if reference else scene
     if len(true_scene) != len(scene):
         raise DataError(
             f"--reference {reference}: expected the {len(scene)} views of {run.data_dir}, found {len(true_scene)}"
         )
-    estimated = transform_cameras(run.cameras.to("cpu"), run.world_from_scene)
-    true = transform_cameras(true_scene.cameras[run.train_views], true_scene.world_from_scene)
-    return evaluate_cameras(estimated, true)
+    estimated = transform_cameras(run.cameras.to("cpu"), scene.world_from_scene)
+    return evaluate_cameras(estimated, reference_cameras(true_scene)[run.train_views])
 
 
 def mesh_metrics(run: Run, scene: Scene, mesh_file: Path, resolution: int) -> dict:
     """Distances between the run's mesh and the true one, seen by the training cameras."""
     from nsr.evaluation.chamfer import evaluate_mesh
     from nsr.geometry.meshes import load_mesh
-    from nsr.geometry.poses import transform_cameras
     from nsr.training.results import run_mesh
+    from nsr.training.run import reference_cameras
 
     true = load_mesh(mesh_file)
     mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution, color=False)
-    seen_by = transform_cameras(scene.cameras[run.train_views], scene.world_from_scene)
-    return evaluate_mesh(mesh, true, seen_by, seed=0)
+    return evaluate_mesh(mesh, true, reference_cameras(scene)[run.train_views], seed=0)
 
 
 def _read_json(path: Path) -> dict:

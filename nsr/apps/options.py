@@ -10,6 +10,10 @@ from pathlib import Path
 from nsr.utils.errors import UsageError
 
 MAX_RESOLUTION = 2048
+TRAIN_CAMERAS = (
+    "refine the camera poses as well: from those of cameras_linear_init.npz where the scene has that file, else from its own; "
+    "its own (cameras.npz) are the reference that results are aligned to"
+)
 
 
 def seconds(text: str) -> float:

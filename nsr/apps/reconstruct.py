@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nsr.apps.options import check_folder, check_resolution, seconds, whole_number
+from nsr.apps.options import TRAIN_CAMERAS, check_folder, check_resolution, seconds, whole_number
 from nsr.utils.errors import ConfigError, DataError, UsageError
 
 EXAMPLES = """examples:
@@ -39,7 +39,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         "--seed", type=whole_number(0, "a seed"), default=0, metavar="N", help="seed of every random draw (default 0)"
     )
     parser.add_argument("--resolution", type=int, default=256, help="marching-cubes cells per axis (default 256)")
-    parser.add_argument("--train_cameras", action="store_true", help="refine the camera poses as well")
+    parser.add_argument("--train_cameras", action="store_true", help=TRAIN_CAMERAS)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     parser.add_argument("--no-check", action="store_true", help="train even where `nsr data check` finds errors")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values to change")

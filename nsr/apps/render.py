@@ -21,7 +21,8 @@ EXAMPLES = """examples:
   nsr render runs/bust --turntable 60 --out bust.gif --scale 0.5
   nsr render runs/bust --spline 120 --out flight.mp4       a flight along the training cameras
 
-Views that were trained on are rendered from where training has put their cameras, others from the scene's cameras."""
+Views that were trained on are rendered from where training has put their cameras, others from the scene's cameras; after
+--train_cameras these are first aligned to the refined ones, by the similarity of the training cameras."""
 
 ANIMATIONS = (".gif", ".mp4")
 
@@ -90,9 +91,9 @@ def choose_cameras(run: Run, args: argparse.Namespace) -> tuple[Cameras, list[st
         return run.cameras, [f"view_{view:04d}" for view in run.train_views]
 
     from nsr.datasets.detect import parse_views
-    from nsr.training.results import trained_cameras
+    from nsr.training.results import refined_scene
 
-    scene = trained_cameras(run, run.load_scene())
+    scene = refined_scene(run, run.load_scene())
     views = parse_views(args.views, len(scene))
     return scene.cameras[views], [f"view_{view:04d}" for view in views]
 

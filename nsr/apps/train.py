@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nsr.apps.options import check_folder, seconds, whole_number
+from nsr.apps.options import TRAIN_CAMERAS, check_folder, seconds, whole_number
 from nsr.utils.errors import UsageError
 
 EXAMPLES = """examples:
@@ -40,7 +40,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     run.add_argument("--exps_folder", default="exps", type=Path, help="where experiments are kept (default exps)")
     run.add_argument("--nepoch", type=whole_number(1, "epochs"), help="epochs to train for, from the run's beginning")
     run.add_argument("--budget", type=seconds, metavar="SECONDS", help="seconds to train for, from the run's beginning")
-    run.add_argument("--train_cameras", action="store_true", help="refine the camera poses as well")
+    run.add_argument("--train_cameras", action="store_true", help=TRAIN_CAMERAS)
     run.add_argument("--seed", type=whole_number(0, "a seed"), help="seed of every random draw (default 0)")
     run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
@@ -84,10 +84,10 @@ def run_train(args: argparse.Namespace) -> int:
     else:
         scene, train_views, holdout_views = open_scene(request)
         if not args.no_check:
-            refuse_errors(scene.select(train_views), say=warn)
+            refuse_errors(scene.select(sorted([*train_views, *holdout_views])), say=warn)
         trainer = new_trainer(request, scene, train_views, holdout_views)
         folder = new_run_folder(args.exps_folder, experiment)
-    train(trainer, folder, tensorboard=args.tensorboard, say=warn)
+    train(trainer, folder, tensorboard=args.tensorboard, how_to_continue="continue with --is_continue", say=warn)
     print(f"{folder}: {trainer.clock.step} steps in {trainer.clock.seconds:.1f} s; next: nsr mesh {folder}")
     return 0
 

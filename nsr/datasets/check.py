@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nsr.datasets.camera_readings import AS_WRITTEN, find_reading
 from nsr.datasets.consistency import HullConsistency
-from nsr.geometry.cameras import pixel_rays
+from nsr.geometry.cameras import pixel_rays, ray_sphere
 from nsr.types import OBJECT_MASK, Scene
 
 _NORMALISE = "remove the scale_mat keys from the camera file to have the scene normalised by its masks"
@@ -31,11 +31,12 @@ class Finding:
 def check_scene(scene: Scene) -> list[Finding]:
     """All findings about a scene, errors first. A scene without errors and warnings is ready to train.
 
-    Looks at counts and sizes, masks, intrinsics, where cameras look, whether the object lies in the unit sphere,
-    duplicates, and whether a coarse visual hull fills the silhouettes of all views.
+    Looks at what was guessed in reading it, counts and sizes, masks, intrinsics, where cameras look, whether the object
+    lies in the unit sphere, duplicates, and whether a coarse visual hull fills the silhouettes of all views.
     """
     masks = _check_masks(scene)
-    findings = [*_check_counts(scene), *masks, *_check_intrinsics(scene), *_check_duplicates(scene)]
+    guesses = [Finding("warning", guess, "give files that belong together one name or number") for guess in scene.guesses]
+    findings = [*guesses, *_check_counts(scene), *masks, *_check_intrinsics(scene), *_check_duplicates(scene)]
     inverted = any("inverted" in finding.message for finding in masks)
     if not inverted:
         findings += _check_geometry(scene)
@@ -195,8 +196,8 @@ def _share_outside(scene: Scene, view: int) -> Tensor:
     step = max(1, len(u) // _SAMPLES)
     pixels = torch.stack([u[::step], v[::step]], dim=-1).to(scene.cameras.intrinsics.dtype)
     rays = pixel_rays(scene.cameras, torch.full_like(u[::step], view), pixels)
-    along = -(rays.origins * rays.directions).sum(-1)
-    return ((rays.at(along).norm(dim=-1) > 1) | (along < 0)).float().mean()
+    _, _, hits = ray_sphere(rays, 1.0)
+    return (~hits).float().mean()
 
 
 def _check_duplicates(scene: Scene) -> list[Finding]:

@@ -13,12 +13,13 @@ BUILT_IN = ("bust", "dents")
 _FORMS = "expected a count (8), a list (0,3,5) or ranges (0-10:2)"
 
 
-def load_scene(path_or_name: str | Path, *, views: list[int] | None = None) -> Scene:
+def load_scene(path_or_name: str | Path, *, views: list[int] | None = None, train_cameras: bool = False) -> Scene:
     """Read a scene folder in IDR, NeuS or H3DS layout, or make a built-in scene.
 
     Args:
         path_or_name: a folder, or `bust` or `dents` (a folder of that name wins if it looks like a scene).
         views: positions of the views to keep, all when None.
+        train_cameras: start from a folder's noisy cameras, where it has them beside the true ones; see load_idr.
 
     Raises:
         DataError: nothing there that can be read; the message lists what was looked for.
@@ -35,7 +36,7 @@ def load_scene(path_or_name: str | Path, *, views: list[int] | None = None) -> S
         raise DataError(f"{path_or_name}: no such folder; expected a scene folder, or a built-in scene: {built_in}")
     if not _looks_like_scene(folder):
         raise DataError(_unknown_layout(folder))
-    return load_idr(folder, views)
+    return load_idr(folder, views, train_cameras=train_cameras)
 
 
 def is_built_in(path_or_name: str | Path) -> bool:

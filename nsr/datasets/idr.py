@@ -6,6 +6,8 @@
       cameras.npz               (or cameras_sphere.npz, as NeuS writes it)
           world_mat_i           4x4 or 3x4, K [R | t]: world to pixel, of the i-th image in natural order
           scale_mat_i           4x4 similarity: scene frame (unit sphere) to world frame; computed when missing
+      cameras_linear_init.npz   optional, the same keys: noisy cameras to start from where the cameras are trained;
+                                cameras.npz then is the reference they are measured against
       mesh_gt.ply               optional ground truth in the world frame (or gt.ply, full_head.obj)
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from nsr.utils.files import atomic_write
 IMAGE_FOLDERS = ("image", "images")
 MASK_FOLDERS = ("mask", "masks")
 CAMERA_FILES = ("cameras.npz", "cameras_sphere.npz")
+START_CAMERA_FILE = "cameras_linear_init.npz"
 GROUND_TRUTH_FILES = ("full_head.obj", "mesh_gt.ply", "gt.ply")
 _LOG = logging.getLogger("nsr")
 
@@ -43,8 +46,11 @@ class IdrFiles:
     ground_truth: Path | None
 
 
-def load_idr(path: str | Path, views: list[int] | None = None) -> Scene:
+def load_idr(path: str | Path, views: list[int] | None = None, *, train_cameras: bool = False) -> Scene:
     """Read a scene in IDR layout; only the given views (positions in natural order) when `views` is not None.
+
+    train_cameras: the cameras are to be refined. Where there is a START_CAMERA_FILE, the scene's cameras are then its noisy
+    ones, and `reference` holds those of the camera file.
 
     Raises:
         DataError: a file is missing or unusable, or images, masks and cameras do not belong together.
@@ -59,26 +65,26 @@ def load_idr(path: str | Path, views: list[int] | None = None) -> Scene:
     if out_of_range := [v for v in views if not 0 <= v < count]:
         raise UsageError(f"{folder}: view {out_of_range[0]} was asked for, but the scene has views 0 to {count - 1}")
 
-    matrices = _read_npz(files.cameras)
-    numbers = camera_numbers(files, matrices)
-    world = {view: _matrix(files.cameras, matrices, f"world_mat_{numbers[view]}") for view in range(count)}
-    if any(key.startswith("scale_mat_") and not key.startswith("scale_mat_inv") for key in matrices):
-        world_from_scene = _common_scale(files.cameras, matrices, [numbers[v] for v in views])
-    else:
-        world_from_scene = _normalise(files, matrices, [world[v] for v in range(count)])
+    world, world_from_scene = _read_cameras(files, views)
+    reference_world = None
+    if train_cameras and (start := folder / START_CAMERA_FILE).exists():
+        reference_world = world
+        world, world_from_scene = _read_cameras(replace(files, cameras=start), views, world_from_scene)
 
     images = _read_images([files.images[v] for v in views])
     masks = _read_masks(files, views, images.shape[1:3])
-    cameras = _scene_cameras([world[v] for v in views], world_from_scene, width=images.shape[2], height=images.shape[1])
+    size = {"width": images.shape[2], "height": images.shape[1]}
     return Scene(
         images=torch.from_numpy(images),
         masks=torch.from_numpy(masks),
-        cameras=cameras,
+        cameras=_scene_cameras(world, world_from_scene, **size),
         world_from_scene=world_from_scene,
         view_names=tuple(files.images[v].stem for v in views),
         name=folder.resolve().name,
         source=str(folder),
         ground_truth=str(files.ground_truth) if files.ground_truth else None,
+        guesses=tuple(filter(None, [guessed_pairs(files)])),
+        reference=_scene_cameras(reference_world, np.eye(4), **size) if reference_world is not None else None,
     )
 
 
@@ -127,6 +133,15 @@ def pair_masks(images: list[Path], masks: list[Path]) -> list[Path]:
         f"masks without an image: {_some([p.name for p in masks if key(p) not in image_keys])}; "
         "give each image a mask of the same name or number"
     )
+
+
+def guessed_pairs(files: IdrFiles) -> str | None:
+    """In words, that images and masks are paired by their order alone, where names and numbers tell otherwise or nothing."""
+    for image, mask in zip(files.images, files.masks or files.images, strict=True):
+        number = trailing_number(image)
+        if image.stem != mask.stem and (number is None or number != trailing_number(mask)):
+            return f"images and masks differ in names and numbers and are paired by order: {image.name} with {mask.name}"
+    return None
 
 
 def camera_numbers(files: IdrFiles, matrices: dict[str, np.ndarray]) -> list[int]:
@@ -181,6 +196,20 @@ def _is_world_key(key: str) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------------ cameras
+
+
+def _read_cameras(
+    files: IdrFiles, views: list[int], world_from_scene: np.ndarray | None = None
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """world_mat of the views, and scale_mat: without one in the file `world_from_scene`, else computed from the masks."""
+    matrices = _read_npz(files.cameras)
+    numbers = camera_numbers(files, matrices)
+    world = [_matrix(files.cameras, matrices, f"world_mat_{number}") for number in numbers]
+    if any(key.startswith("scale_mat_") and not key.startswith("scale_mat_inv") for key in matrices):
+        world_from_scene = _common_scale(files.cameras, matrices, [numbers[v] for v in views])
+    elif world_from_scene is None:
+        world_from_scene = _normalise(files, matrices, world)
+    return [world[v] for v in views], world_from_scene
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

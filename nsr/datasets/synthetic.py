@@ -103,16 +103,6 @@ def make_scene(
     )
 
 
-def ground_truth_mesh(name: str, *, cache_dir: str | Path | None = None) -> trimesh.Trimesh:
-    """The exact mesh of a built-in scene in the world frame: closed, vertices representable in float32.
-
-    Raises:
-        UsageError: the name is unknown.
-    """
-    _check_name(name)
-    return _cached_mesh(name, _mesh_path(name, _cache_folder(cache_dir)))
-
-
 def write_scene(scene: Scene, folder: str | Path) -> None:
     """Write a scene in IDR layout: image/, mask/, cameras.npz and, when it has one, mesh_gt.ply. All of it or nothing.
 

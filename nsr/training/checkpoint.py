@@ -31,10 +31,11 @@ _TENSOR, _TUPLE, _PAIRS, _FLOAT = "$tensor", "$tuple", "$pairs", "$float"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: by name, on the CPU; meta: what was saved with them."""
+    """tensors: by name, on the CPU; meta: what was saved with them; checksum: of both, tells a checkpoint from others."""
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
+    checksum: str
 
 
 def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -82,11 +83,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
     if _METADATA_KEY not in metadata:
         raise CheckpointError(f"{path}: a safetensors file, but not an nsr checkpoint; expected one of `nsr train`")
-    return Checkpoint(tensors, _read_meta(path, metadata[_METADATA_KEY], tensors))
+    meta, crc = _read_meta(path, metadata[_METADATA_KEY], tensors)
+    return Checkpoint(tensors, meta, f"{crc:08x}")
 
 
-def _read_meta(path: Path, text: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The caller's metadata, once version and checksum are found right."""
+def _read_meta(path: Path, text: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], int]:
+    """The caller's metadata and the checksum, once version and checksum are found right."""
     try:
         header = json.loads(text)
         version, crc, meta_text = header["version"], header["crc32"], header["meta"]
@@ -98,7 +100,7 @@ def _read_meta(path: Path, text: str, tensors: Mapping[str, Tensor]) -> dict[str
         )
     if _checksum(tensors, meta_text) != crc:
         raise CheckpointError(f"{path}: the checkpoint is damaged (wrong checksum); use an earlier one or train again")
-    return json.loads(meta_text)
+    return json.loads(meta_text), crc
 
 
 def _check_is_safetensors(path: Path) -> None:

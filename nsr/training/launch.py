@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
+from nsr._ext import check_device_served
 from nsr.config import bind, to_tree
 from nsr.datasets.check import check_scene
 from nsr.datasets.detect import load_scene, parse_views
+from nsr.datasets.idr import START_CAMERA_FILE
+from nsr.geometry.poses import align_cameras, transform_cameras
 from nsr.training.checkpoint import load_checkpoint, load_legacy_idr, unflatten
 from nsr.training.guards import TerminationSignal
 from nsr.training.log import MetricsLog
@@ -22,7 +26,7 @@ from nsr.training.run import checkpoint_path, data_place, differences, load_run_
 from nsr.training.settings import Config
 from nsr.training.trainer import Trainer
 from nsr.types import Scene
-from nsr.utils.errors import CheckpointError, DataError, UsageError
+from nsr.utils.errors import CheckpointError, DataError, RetriableError, UsageError
 from nsr.utils.files import LOCK_NAME, atomic_write, file_lock
 from nsr.utils.hocon import find_conf, load_tree, override_tree, to_hocon
 
@@ -69,7 +73,13 @@ def _overrides(request: RunRequest) -> list[str]:
 
 
 def check_device(name: str) -> torch.device:
-    """Raises UsageError when the device does not exist here."""
+    """Raises UsageError when the device does not exist here, ExtensionError when the native library has no kernels for it."""
+    device = _torch_device(name)
+    check_device_served(device.type)
+    return device
+
+
+def _torch_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
@@ -87,7 +97,7 @@ def open_scene(request: RunRequest) -> tuple[Scene, list[int], list[int]]:
     """
     read_config(request)
     check_device(request.device)
-    scene = load_scene(request.data)
+    scene = load_scene(request.data, train_cameras=request.train_cameras)
     return scene, *choose_views(request, len(scene))
 
 
@@ -101,7 +111,13 @@ def choose_views(request: RunRequest, count: int) -> tuple[list[int], list[int]]
 
 
 def refuse_errors(scene: Scene, say: Callable[[str], None]) -> None:
-    """Raises DataError with every error that the check of a scene finds; warnings are said."""
+    """Raises DataError with every error that the check of a scene finds; warnings are said.
+
+    Noisy cameras would not pass, and training is there to mend them: the reference cameras are checked in their place.
+    """
+    if scene.reference is not None:
+        scene_from_world = np.linalg.inv(align_cameras(scene.cameras, scene.reference))
+        scene = replace(scene, cameras=transform_cameras(scene.reference, scene_from_world))
     findings = check_scene(scene)
     for finding in findings:
         if finding.level == "warning":
@@ -119,7 +135,7 @@ def new_trainer(request: RunRequest, scene: Scene, train_views: list[int], holdo
         scene.select(train_views).to(check_device(request.device)),
         seed=request.seed or 0,
         train_cameras=request.train_cameras,
-        meta=run_meta(request.data, scene, train_views, holdout_views, request.overrides),
+        meta=run_meta(request.data, scene, train_views, holdout_views, request.overrides, request.train_cameras),
     )
     if request.init_weights is not None:
         load_weights(trainer, request.init_weights)
@@ -197,11 +213,12 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest) -> Trainer
         data = data_place(request.data) if request.data else meta["data_dir"]
         size, seed, train_cameras = meta["state"]["cameras"]["size"], meta["seed"], meta["train_cameras"]
         kept = {key: meta[key] for key in ("scene", "train_views", "holdout_views", "world_from_scene")}
-        kept |= {key: meta[key] for key in ("identity", "overrides") if key in meta}
+        kept |= {key: meta[key] for key in ("identity", "overrides", "noisy_start", "reference_poses") if key in meta}
     _refuse_new_beginning(request, run, seed, config, tuple(kept.get("overrides", ())))
     if request.train_cameras and not train_cameras:
         raise UsageError(f"--train_cameras: the run in {run} has fixed cameras; start a new run to refine them")
-    scene = load_run_scene(data, kept["train_views"] + kept["holdout_views"], size, kept.get("identity"))
+    used = kept["train_views"] + kept["holdout_views"]
+    scene = load_run_scene(data, used, size, kept.get("identity"), kept.get("noisy_start", False))
     _refuse_other_views(request, run, len(scene), kept["train_views"], kept["holdout_views"])
     views = scene.select(kept["train_views"]).to(device)
     trainer = Trainer(config, views, seed=seed, train_cameras=train_cameras, meta={"data_dir": data, **kept})
@@ -256,14 +273,25 @@ def _refuse_other_views(request: RunRequest, run: Path, count: int, train_views:
 
 
 def train(
-    trainer: Trainer, folder: Path, *, tensorboard: bool = False, old: Iterable[str] = (), say: Callable[[str], None]
+    trainer: Trainer,
+    folder: Path,
+    *,
+    tensorboard: bool = False,
+    old: Iterable[str] = (),
+    how_to_continue: str,
+    say: Callable[[str], None],
 ) -> None:
     """Run the trainer to its end in a folder of its own: configuration, metrics, previews, checkpoints.
 
     The first checkpoint is written before the first step. Raises what Trainer.fit raises, and UsageError when another process
     is writing the folder. Nothing is left behind by a run that cannot begin.
-    old: what to remove of earlier results in the folder before anything is written; say: where a warning goes.
+    old: what to remove of earlier results in the folder before anything is written; how_to_continue: the advice to a user whose
+    run was interrupted; say: where a warning goes, and which cameras are refined.
     """
+    if trainer.poses is not None:
+        noisy = trainer.scene.reference is not None
+        start = f"those of {START_CAMERA_FILE}; the scene's own are" if noisy else "the scene's own, which stay"
+        say(f"cameras: refined from {start} the reference")
     with _run_folder(folder), TerminationSignal() as signal:
         trainer.start()  # may find that the masks contradict the cameras: nothing is written yet
         for name in old:
@@ -284,9 +312,13 @@ def train(
                 )
                 every = trainer.config.train.preview_steps
                 if every and trainer.clock.step % every == 0:
-                    write_preview(trainer, folder / "plots" / f"step_{trainer.clock.step:06d}.png")
+                    picture = write_preview(trainer, folder / "plots" / f"step_{trainer.clock.step:06d}.png")
+                    log.image(trainer.clock.step, "preview", picture)
 
-            trainer.fit(folder, on_step=on_step, signal=signal)
+            try:
+                trainer.fit(folder, on_step=on_step, signal=signal)
+            except RetriableError as error:
+                raise RetriableError(f"{error}: {how_to_continue}") from error
     if trainer.clock.step == 0:
         say(
             f"warning: not one step was trained in {trainer.clock.seconds:.2g} s, so the surface is only where training "
@@ -306,17 +338,16 @@ def _run_folder(folder: Path) -> Iterator[None]:
             raise
 
 
-def write_preview(trainer: Trainer, path: Path) -> None:
-    """Photograph, rendering and normals of one training view side by side; views take turns."""
+def write_preview(trainer: Trainer, path: Path) -> np.ndarray:
+    """Photograph, rendering and normals of one training view side by side, [H, 3 W, 3] uint8; views take turns."""
     cameras, scene = trainer.cameras(), trainer.scene
     view = trainer.clock.step // trainer.config.train.preview_steps % len(scene)
     rgb, normal, _ = render_view(trainer.model, cameras, view, scale=min(1.0, PREVIEW_WIDTH / cameras.width))
     height, width = rgb.shape[:2]
     photograph = Image.fromarray(scene.images[view].cpu().numpy()).resize((width, height))
-    picture = Image.new("RGB", (3 * width, height))
-    panels = (rgb, 0.5 + 0.5 * normal)
-    for i, panel in enumerate([photograph, *(Image.fromarray((p.cpu().numpy() * 255).astype("uint8")) for p in panels)]):
-        picture.paste(panel, (i * width, 0))
+    panels = [(panel.cpu().numpy() * 255).astype(np.uint8) for panel in (rgb, 0.5 + 0.5 * normal)]
+    picture = np.concatenate([np.asarray(photograph), *panels], axis=1)
     path.parent.mkdir(exist_ok=True)
     with atomic_write(path, "wb") as file:
-        picture.save(file, format="png")
+        Image.fromarray(picture).save(file, format="png")
+    return picture

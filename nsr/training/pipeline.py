@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import trimesh
 
 from nsr.evaluation.chamfer import evaluate_mesh
-from nsr.evaluation.report import preview_picture, render_mesh, write_metrics, write_report
+from nsr.evaluation.poses import evaluate_cameras
+from nsr.evaluation.report import error_heatmap, preview_picture, render_mesh, write_metrics, write_report
 from nsr.geometry.meshes import load_mesh, save_mesh
 from nsr.geometry.poses import transform_cameras, turntable_cameras
 from nsr.geometry.raycast import Raycaster
 from nsr.models.idr import IDRModel
 from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, resume_trainer, train
 from nsr.training.log import peak_memory_mb
-from nsr.training.results import evaluate_rendering, render_view, run_mesh
-from nsr.training.run import checkpoint_path
+from nsr.training.results import evaluate_rendering, refined_scene, render_view, run_figures, run_mesh
+from nsr.training.run import checkpoint_path, load_run, reference_cameras
 from nsr.types import Cameras, Scene
-from nsr.utils.errors import RetriableError, UsageError
+from nsr.utils.errors import UsageError
 
 RESULTS = {  # file: what it is; the report comes last, so a folder with one is finished
     "mesh.ply": "mesh",
@@ -56,7 +56,7 @@ def reconstruct(
     unfinished = not overwrite and _holds_unfinished_run(out)
     scene, train_views, held = open_scene(request)
     if check:
-        refuse_errors(scene.select(train_views), say)
+        refuse_errors(scene.select(sorted([*train_views, *held])), say)
     reference_file = ground_truth or scene.ground_truth
     reference = load_mesh(reference_file) if reference_file is not None else None
     if unfinished:
@@ -65,40 +65,33 @@ def reconstruct(
     else:
         trainer = new_trainer(request, scene, train_views, held)
     say(f"{scene.name}: {len(train_views)} views of {scene.cameras.width}x{scene.cameras.height}, {len(held)} held out")
-    try:
-        train(trainer, out, old=(*RESULTS, *OF_THE_RUN) if overwrite else (), say=say)
-    except RetriableError as error:
-        why = str(error).partition(";")[0]
-        raise RetriableError(f"{why}; the state is saved in {out}: run the same command again to continue") from error
+    old = (*RESULTS, *OF_THE_RUN) if overwrite else ()
+    train(trainer, out, old=old, how_to_continue="run the same command again to continue", say=say)
 
     say("extracting the mesh")
-    cameras = trainer.cameras()
-    mesh = run_mesh(trainer.model, scene.world_from_scene, resolution=resolution)
+    run = load_run(out, trainer.device)
+    mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution)
     for suffix in ("ply", "glb"):
         save_mesh(mesh, out / f"mesh.{suffix}")
 
     say("measuring")
-    measured = held or evenly(train_views, MEASURED_VIEWS)
-    views = scene.select(measured)
-    if not held:  # training views are rendered from where training has moved their cameras
-        positions = [train_views.index(view) for view in measured]
-        views = replace(views, cameras=cameras[positions].to("cpu"))
+    refined = refined_scene(run, scene)
+    views = refined.select(held or evenly(train_views, MEASURED_VIEWS))
     metrics = {
         "scene": scene.name,
-        "views": len(train_views),
-        "seed": trainer.seed,
-        "train_seconds": trainer.clock.seconds,
-        "steps": trainer.clock.step,
-        "rays": trainer.rays_seen,
+        **run_figures(run),
         "peak_memory_mb": peak_memory_mb(trainer.device),
-        **evaluate_rendering(trainer.model, views),
+        **evaluate_rendering(run.model, views),
         "psnr_views": "held out" if held else "training",
     }
+    if scene.reference is not None:
+        metrics |= evaluate_cameras(transform_cameras(run.cameras, scene.world_from_scene), scene.reference[train_views])
     if reference is not None:
-        seen_by = transform_cameras(scene.select(train_views).cameras, scene.world_from_scene)
-        metrics |= evaluate_mesh(mesh, reference, seen_by, seed=0)
+        metrics |= evaluate_mesh(mesh, reference, reference_cameras(scene)[train_views], seed=0)
     write_metrics(out / "metrics.json", metrics)
-    write_pictures(out / "preview.png", out / "turntable.png", trainer.model, views, mesh, scene.cameras)
+    heatmap = error_heatmap(mesh, reference) if reference is not None else None
+    write_preview(out / "preview.png", run.model, views, mesh, heatmap)
+    write_turntable(out / "turntable.png", mesh, refined.cameras, refined.world_from_scene)
     write_report(
         out / "report.html",
         title=f"{scene.name}: {len(train_views)} views, {trainer.clock.seconds:.0f} s of training",
@@ -125,13 +118,10 @@ def evenly(items: list[int], count: int) -> list[int]:
     return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
 
 
-def write_pictures(
-    preview: Path, turntable: Path, model: IDRModel, views: Scene, mesh: trimesh.Trimesh, cameras: Cameras
+def write_preview(
+    path: Path, model: IDRModel, views: Scene, mesh: trimesh.Trimesh, heatmap: trimesh.Trimesh | None = None
 ) -> None:
-    """Contact sheets: a few views as photograph, rendering, normals and mesh; and the mesh from all round.
-
-    cameras: all of the scene's, which tell what is up and what is in front.
-    """
+    """Contact sheet of a few views as photograph, rendering, normals and mesh; and the mesh coloured by its error."""
     in_world = transform_cameras(views.cameras, views.world_from_scene)
     raycaster = Raycaster(mesh)
     rows = []
@@ -140,10 +130,20 @@ def write_pictures(
         shown_normal = (0.5 + 0.5 * normal) * hit[..., None] + (~hit[..., None]).float()
         window = object_window(((views.masks[view] > 0) | hit.cpu()).numpy())
         pictures = [views.images[view].numpy(), rgb, shown_normal, render_mesh(mesh, in_world, view, raycaster=raycaster)]
+        if heatmap is not None:
+            pictures.append(render_mesh(heatmap, in_world, view, surface="colors", raycaster=raycaster))
         rows.append((views.view_names[view], [picture[window] for picture in pictures]))
-    preview_picture(preview, rows, columns=("photograph", "rendering", "normals", "mesh"))
+    columns = ["photograph", "rendering", "normals", "mesh"]
+    preview_picture(path, rows, columns=columns if heatmap is None else [*columns, "error (red: 1 % or more)"])
 
-    around = transform_cameras(turntable_cameras(cameras, TURNTABLE_VIEWS), views.world_from_scene)
+
+def write_turntable(path: Path, mesh: trimesh.Trimesh, cameras: Cameras, world_from_scene: np.ndarray) -> None:
+    """Contact sheet of the mesh from all round.
+
+    cameras: all of the scene's, in its frame; they tell what is up and what is in front.
+    """
+    around = transform_cameras(turntable_cameras(cameras, TURNTABLE_VIEWS), world_from_scene)
+    raycaster = Raycaster(mesh)
     shown = {
         label: [render_mesh(mesh, around, view, surface=surface, raycaster=raycaster) for view in range(TURNTABLE_VIEWS)]
         for label, surface in (("shape", "clay"), ("colour", "colors"))
@@ -151,7 +151,7 @@ def write_pictures(
     window = object_window(np.any([picture.min(axis=-1) < 255 for picture in shown["shape"]], axis=0))
     rows = [(label, [picture[window] for picture in pictures]) for label, pictures in shown.items()]
     degrees = [f"{360 * view // TURNTABLE_VIEWS}°" for view in range(TURNTABLE_VIEWS)]
-    preview_picture(turntable, rows, columns=degrees)
+    preview_picture(path, rows, columns=degrees)
 
 
 def object_window(shown: np.ndarray) -> tuple[slice, slice]:

@@ -13,7 +13,9 @@ from torch import Tensor
 from nsr.geometry.cameras import image_pixels, pixel_rays
 from nsr.geometry.mesh_extraction import extract_mesh
 from nsr.geometry.meshes import largest_component, to_world
+from nsr.geometry.poses import transform_cameras
 from nsr.models.idr import IDRModel
+from nsr.training.run import reference_cameras
 from nsr.types import Cameras, Scene
 
 if TYPE_CHECKING:
@@ -83,11 +85,33 @@ def _facing(cameras: Cameras, points: Tensor, normals: Tensor) -> Tensor:
     return rays.gather(0, best[..., None].expand(*best.shape, 3))
 
 
-def trained_cameras(run: Run, scene: Scene) -> Scene:
-    """The run's whole scene with the training views' cameras where training has moved them."""
-    poses = scene.cameras.camera_to_world.clone()
+def run_figures(run: Run) -> dict:
+    """What a checkpoint knows of its run, under the names of metrics.json."""
+    return {
+        "checkpoint": run.checkpoint,
+        "views": len(run.train_views),
+        "seed": run.seed,
+        "train_seconds": run.seconds,
+        "steps": run.step,
+        "rays": run.rays,
+        **({"aligned": "similarity of the training cameras"} if run.aligned else {}),
+    }
+
+
+def refined_scene(run: Run, scene: Scene) -> Scene:
+    """The run's whole scene as training has left it: in the frame of the model, and where that lies in the world.
+
+    Training views have the cameras that training gave them. The others have their reference cameras, carried into the
+    model's frame, which may have drifted, by the similarity that aligns the training views.
+    """
+    cameras = scene.cameras
+    if run.aligned:
+        cameras = transform_cameras(reference_cameras(scene), np.linalg.inv(run.world_from_scene))
+    poses, intrinsics = cameras.camera_to_world.clone(), cameras.intrinsics.clone()
     poses[run.train_views] = run.cameras.camera_to_world.to(poses)
-    return replace(scene, cameras=replace(scene.cameras, camera_to_world=poses))
+    intrinsics[run.train_views] = run.cameras.intrinsics.to(intrinsics)
+    cameras = replace(cameras, camera_to_world=poses, intrinsics=intrinsics)
+    return replace(scene, cameras=cameras, world_from_scene=run.world_from_scene)
 
 
 def scale_cameras(cameras: Cameras, scale: float) -> Cameras:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 
 from nsr.config import bind
 from nsr.datasets.detect import is_built_in, load_scene
+from nsr.geometry.poses import align_cameras, transform_cameras
 from nsr.models.idr import IDRModel
 from nsr.training.checkpoint import Checkpoint, load_checkpoint, unflatten
 from nsr.training.schedule import show_detail
@@ -26,33 +29,46 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model and what is needed to use it. Cameras are the training views', in the scene frame, as trained."""
+    """A trained model and what is needed to use it. Cameras are the training views', in the scene frame, as trained.
+
+    checkpoint: its checksum; step, rays, seconds: spent on training. aligned: training has refined the cameras, so that the
+    scene frame may have drifted, and world_from_scene is the similarity that carries them onto the reference cameras.
+    """
 
     model: IDRModel
     config: Config
     folder: Path
+    checkpoint: str
     step: int
+    rays: int
+    seconds: float
     seed: int
     world_from_scene: np.ndarray
     data_dir: str
     cameras: Cameras
     train_views: list[int]
     holdout_views: list[int]
+    aligned: bool = False
+    noisy_start: bool = False  # the scene's cameras are those of IDR's noisy start, see load_idr
     identity: dict | None = None  # see scene_identity
 
     def load_scene(self) -> Scene:
         """The scene the run was trained on, with all its views."""
         views = [*self.train_views, *self.holdout_views]
-        return load_run_scene(self.data_dir, views, (self.cameras.width, self.cameras.height), self.identity)
+        size = (self.cameras.width, self.cameras.height)
+        return load_run_scene(self.data_dir, views, size, self.identity, self.noisy_start)
 
 
-def load_run_scene(data: str, views: Sequence[int], size: Sequence[int], identity: dict | None) -> Scene:
+def load_run_scene(
+    data: str, views: Sequence[int], size: Sequence[int], identity: dict | None, noisy_start: bool = False
+) -> Scene:
     """The whole scene of a run.
 
     views: those the run used, in the order of its identity; size: [width, height] of its images; identity: what
-    scene_identity said when it began, None in checkpoints from before it was kept. Raises DataError for another scene.
+    scene_identity said when it began, None in checkpoints from before it was kept; noisy_start: whether it began with
+    noisy cameras. Raises DataError for another scene.
     """
-    scene = load_scene(data)
+    scene = load_scene(data, train_cameras=noisy_start)
     now = (scene.cameras.width, scene.cameras.height)
     if max(views) >= len(scene) or now != tuple(size):
         raise DataError(
@@ -68,27 +84,46 @@ def load_run_scene(data: str, views: Sequence[int], size: Sequence[int], identit
 
 
 def scene_identity(scene: Scene, views: Sequence[int]) -> dict:
-    """What tells a scene from another of as many views: its name, and names and cameras (as read) of the views used."""
+    """What tells a scene from another of as many views: its name; and of the views used their names, cameras (as read), and
+    checksums of their photographs and masks.
+
+    The pixels of built-in scenes have no checksum: they may be rounded otherwise on another machine.
+    """
     used = scene.select(list(views))
-    return {
+    identity = {
         "scene": scene.name,
         "view_names": list(used.view_names),
         "intrinsics": used.cameras.intrinsics.tolist(),
         "camera_to_world": used.cameras.camera_to_world.tolist(),
     }
+    if os.path.isdir(scene.source):
+        identity |= {name: _crc32(getattr(scene, name), views) for name in ("images", "masks")}
+    return identity
+
+
+def _crc32(pixels: torch.Tensor, views: Sequence[int]) -> int:
+    crc = 0
+    for view in views:
+        crc = zlib.crc32(pixels[view].contiguous().cpu().numpy(), crc)
+    return crc
 
 
 def differences(found: dict, expected: dict) -> list[str]:
-    """In which respects two scene identities differ, in words; cameras are compared up to rounding."""
+    """In which respects two scene identities differ, in words; cameras are compared up to rounding, pixels where both tell."""
 
     def close(name: str) -> bool:
         pair = [np.asarray(identity[name], dtype=np.float64) for identity in (found, expected)]
         return pair[0].shape == pair[1].shape and np.allclose(*pair, rtol=1e-5, atol=1e-5)
 
+    def same_pixels(name: str) -> bool:
+        return name not in found or name not in expected or found[name] == expected[name]
+
     same = {
         f"scene name ({found['scene']})": found["scene"] == expected["scene"],
         "image names": found["view_names"] == expected["view_names"],
         "cameras": close("intrinsics") and close("camera_to_world"),
+        "photographs": same_pixels("images"),
+        "masks": same_pixels("masks"),
     }
     return [what for what, agrees in same.items() if not agrees]
 
@@ -106,14 +141,27 @@ def split_views(count: int, views: list[int] | None, holdout: int) -> tuple[list
     return [view for view in used if view not in set(held)], held
 
 
+def reference_cameras(scene: Scene) -> Cameras:
+    """All cameras of a scene as they are known, in the world frame: what refined cameras are measured against."""
+    return scene.reference if scene.reference is not None else transform_cameras(scene.cameras, scene.world_from_scene)
+
+
 def run_meta(
-    data: str, scene: Scene, train_views: list[int], holdout_views: list[int], overrides: Sequence[str] = ()
+    data: str,
+    scene: Scene,
+    train_views: list[int],
+    holdout_views: list[int],
+    overrides: Sequence[str] = (),
+    train_cameras: bool = False,
 ) -> dict:
     """What a checkpoint must remember of its beginning, beside the training state.
 
     data: what load_scene was given; overrides: those of the configuration, which tell it from its file when continued.
     """
+    reference = reference_cameras(scene)[train_views].camera_to_world.tolist() if train_cameras else None
     return {
+        "noisy_start": scene.reference is not None,
+        "reference_poses": reference,
         "data_dir": data_place(data),
         "scene": scene.name,
         "train_views": train_views,
@@ -189,16 +237,25 @@ def _open(checkpoint: Checkpoint, file: Path, device: torch.device | str) -> Run
     show_detail(model, config.train, state["progress"])
     width, height = state["cameras"]["size"]
     cameras = Cameras(state["cameras"]["intrinsics"], state["cameras"]["camera_to_world"], width, height)
+    world_from_scene = np.asarray(meta["world_from_scene"])
+    reference = meta.get("reference_poses")
+    if reference is not None:
+        world_from_scene = align_cameras(cameras, replace(cameras, camera_to_world=torch.tensor(reference)))
     return Run(
         model=model.to(device).eval(),
         config=config,
         folder=file.parent.parent if file.parent.name == "checkpoints" else file.parent,
+        checkpoint=checkpoint.checksum,
         step=meta["step"],
+        rays=state["rays_seen"],
+        seconds=state["clock"]["seconds"],
         seed=meta["seed"],
-        world_from_scene=np.asarray(meta["world_from_scene"]),
+        world_from_scene=world_from_scene,
         data_dir=meta["data_dir"],
         cameras=cameras.to(device),
         train_views=meta["train_views"],
         holdout_views=meta["holdout_views"],
+        aligned=reference is not None,
+        noisy_start=meta.get("noisy_start", False),
         identity=meta.get("identity"),
     )

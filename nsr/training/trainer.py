@@ -171,10 +171,8 @@ class Trainer:
         self.clock.pause()
         if folder is not None:
             self.save(folder)
-        raise RetriableError(
-            f"training {why} at step {self.clock.step}; "
-            + (f"the state is saved in {folder}: continue with --is_continue" if folder else "nothing was saved")
-        )
+        where = f"the state is saved in {folder}" if folder else "nothing was saved"
+        raise RetriableError(f"training {why} at step {self.clock.step}; {where}")
 
     def cameras(self) -> Cameras:
         """The training cameras as they are now, in the scene frame."""

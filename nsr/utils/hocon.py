@@ -48,7 +48,7 @@ def find_conf(name: str | Path) -> Path:
     installation)."""
     given = Path(name)
     package = Path(__file__).resolve().parents[1]
-    shipped = next((p for p in (package.parent / "confs", package / "confs") if p.is_dir()), package / "confs")
+    shipped = next((p for p in (package / "confs", package.parent / "confs") if p.is_dir()), package / "confs")
     roots = [Path("confs"), shipped]
     candidates = [given, *(root / given.parent / (given.name + end) for root in roots for end in ("", ".conf"))]
     for candidate in candidates:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from support.refusals import CHECKPOINT, CONFIG, DATA, USAGE, files_in
 from support.spoiled_scene import cut, new_cameras
 
 from nsr.apps.main import main
+from nsr.training.checkpoint import load_checkpoint, save_checkpoint
 from nsr.utils.files import file_lock
 
 
@@ -94,8 +96,6 @@ def test_a_pickle_that_poses_as_a_checkpoint(disguise, tmp_path, refused_by_all)
 
 
 def test_a_checkpoint_of_another_program(refused_by_all):
-    from nsr.training.checkpoint import save_checkpoint
-
     def replace(file: Path) -> None:
         save_checkpoint(file, {"weight": torch.ones(3)}, {"step": 3})
 
@@ -174,10 +174,23 @@ def rename_images(scene: Path) -> None:
         file.rename(file.with_name(f"1000{file.name}"))
 
 
+def touch_up(name: str):
+    """Changes a pixel of a picture; the last view is one that was trained on."""
+
+    def change(scene: Path) -> None:
+        pixels = np.array(Image.open(scene / name))
+        pixels[0, 0] ^= 255
+        Image.fromarray(pixels).save(scene / name)
+
+    return change
+
+
 OTHER_SCENES = {
     "scene name (cup)": rename,
     "image names": rename_images,
     "cameras": new_cameras(nudged),
+    "photographs": touch_up("image/000005.png"),
+    "masks": touch_up("mask/005.png"),
 }
 
 
@@ -188,6 +201,15 @@ def test_a_run_is_not_continued_with_another_scene(difference, earlier, exps, sc
     data = OTHER_SCENES[difference](scene) or scene
     refused([*earlier, "--nepoch", 2, "--data_dir", data], DATA, data, "not the data of this run", f"found other {difference}")
     assert {path: path.read_bytes() for path in files_in(run)} == before
+
+
+def test_a_checkpoint_from_before_pixels_were_told_apart_continues(earlier, exps, scene):
+    file = exps / "tiny" / "run" / "checkpoints" / "latest.safetensors"
+    saved = load_checkpoint(file)
+    assert saved.meta["identity"].pop("images") != saved.meta["identity"].pop("masks")
+    save_checkpoint(file, saved.tensors, saved.meta)
+    touch_up("image/000005.png")(scene)
+    assert main([str(argument) for argument in [*earlier, "--nepoch", 2, "--data_dir", scene]]) == 0
 
 
 def test_what_a_run_began_with_may_be_repeated_but_not_changed(earlier, exps, conf, refused):

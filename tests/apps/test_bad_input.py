@@ -8,10 +8,13 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from support.refusals import CHECKPOINT, CONFIG, DATA, USAGE, check_refusal, files_in
+from support.refusals import CHECKPOINT, CONFIG, DATA, EXTENSION, USAGE, check_refusal, files_in
 from support.spoiled_scene import array_of_another_kind, cut, drop, new_cameras, new_mask, overwrite, turned_round, with_nan
 from support.tiny_run import VIEWS, nsr_command
+
+from nsr import _ext
 
 # ---------------------------------------------------------------------------------------------- scenes
 
@@ -50,6 +53,15 @@ def test_a_spoiled_scene(case, command, scene, conf, tmp_path, refused):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("command", ["train", "reconstruct"])
+def test_a_spoiled_view_that_is_held_out(command, scene, conf, tmp_path, refused):
+    new_cameras(turned_round(3))(scene)
+    out = tmp_path / "out"
+    where = ["--data_dir", scene, "--exps_folder", out] if command == "train" else [scene, "--out", out]
+    refused([command, *where, "--conf", conf, "--budget", 1, "--holdout", 1], DATA, "look away from the object", "000003")
+    assert not out.exists()
+
+
 def test_an_object_that_no_view_shares_is_refused_even_unchecked(scene, conf, tmp_path, refused):
     for view in range(VIEWS):
         mask = np.zeros((24, 32), np.uint8)
@@ -76,6 +88,22 @@ def test_no_room_for_the_first_checkpoint(scene, conf, tmp_path, full_disk, refu
     out = tmp_path / "out"
     refused(["train", "--conf", conf, "--data_dir", scene, "--exps_folder", out], CHECKPOINT, "cannot write", "Free some space")
     assert files_in(out) == []
+
+
+@pytest.mark.parametrize("command", ["train", "reconstruct", "mesh", "render", "eval"])
+def test_a_gpu_that_torch_can_use_and_the_extension_cannot(command, scene, conf, run, tmp_path, monkeypatch, refused):
+    """A CUDA build of torch beside a library that was built without."""
+    monkeypatch.delenv("NSR_BACKEND", raising=False)
+    monkeypatch.setattr("nsr.training.launch._torch_device", torch.device)
+    report = _ext.build_report()
+    monkeypatch.setattr("nsr._ext.build_report", lambda: {**report, "cuda": "no"})
+    out = tmp_path / "out"
+    where = {
+        "train": ["--data_dir", scene, "--conf", conf, "--exps_folder", out],
+        "reconstruct": [scene, "--conf", conf, "--out", out],
+    }.get(command, [run])
+    refused([command, *where, "--device", "cuda"], EXTENSION, "_C", "no kernels for cuda", "built for cpu alone")
+    assert not out.exists()
 
 
 # ---------------------------------------------------------------------------------------------- configurations

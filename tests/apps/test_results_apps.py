@@ -11,7 +11,9 @@ import trimesh
 from PIL import Image
 from support.painted_ball import RADIUS, WORLD_FROM_SCENE, PaintedBall, photographs, ring_of_cameras
 
+from nsr.apps.eval import CAMERAS, MESH, RENDERING
 from nsr.apps.main import main
+from nsr.training.results import run_figures
 
 VIEWS, TRAINED, HELD_OUT = 6, [0, 1, 2, 4, 5], [3]
 
@@ -23,11 +25,17 @@ def run(tmp_path, monkeypatch):
     opened = SimpleNamespace(
         model=PaintedBall(),
         folder=tmp_path / "run",
+        checkpoint="0123abcd",
+        step=700,
+        rays=9000,
+        seconds=12.5,
+        seed=3,
         world_from_scene=WORLD_FROM_SCENE,
         data_dir="ball",
         cameras=scene.cameras[TRAINED],
         train_views=TRAINED,
         holdout_views=HELD_OUT,
+        aligned=False,
         load_scene=lambda: scene,
     )
     opened.folder.mkdir()
@@ -87,20 +95,52 @@ def test_render_animations(run, tmp_path, path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "a.mp4", "run"]
 
 
-def test_eval_measures_what_is_asked_and_keeps_the_rest(run, tmp_path, capsys):
-    out = run.folder / "metrics.json"
-    out.write_text(json.dumps({"train_seconds": 12.5, "psnr": 1.0}))
+def test_eval_measures_what_is_asked(run, tmp_path, capsys):
     ball_mesh().export(tmp_path / "gt.ply")
     command = ["eval", str(run.folder), "--eval_rendering", "--eval_cameras", "--gt", str(tmp_path / "gt.ply")]
     assert main([*command, "--resolution", "64"]) == 0
-    metrics = json.loads(out.read_text())
-    assert metrics["train_seconds"] == 12.5
+    metrics = json.loads((run.folder / "metrics.json").read_text())
     assert metrics["psnr"] > 50
     assert metrics["psnr_views"] == "held out"
     assert list(metrics["per_view"]) == ["003"]
     assert metrics["chamfer_percent"] < 0.2
     assert "chamfer_percent_all" in metrics
     assert "psnr" in capsys.readouterr().out
+    figures = {"checkpoint": "0123abcd", "steps": 700, "rays": 9000, "train_seconds": 12.5, "seed": 3, "views": len(TRAINED)}
+    assert figures.items() <= metrics.items()
+
+
+def test_eval_keeps_what_it_does_not_measure_of_the_same_checkpoint_alone(run, capsys):
+    out = run.folder / "metrics.json"
+    command = ["eval", str(run.folder), "--eval_rendering"]
+    earlier = {"checkpoint": "0123abcd", "peak_memory_mb": 90.0, "chamfer_percent": 1.5, "psnr": 1.0, "lpips": 0.5}
+    out.write_text(json.dumps(earlier))
+    assert main(command) == 0
+    metrics = json.loads(out.read_text())
+    assert (metrics["peak_memory_mb"], metrics["chamfer_percent"]) == (90.0, 1.5)
+    assert metrics["psnr"] > 50
+    assert "lpips" not in metrics  # of renderings that are gone
+    assert "dropped" not in capsys.readouterr().out
+    for checkpoint in ({"checkpoint": "4567cdef"}, {}):  # a run that was continued, and a file that does not say
+        out.write_text(json.dumps({"chamfer_percent": 1.5, "psnr": 1.0, **checkpoint}))
+        assert main(command) == 0
+        metrics = json.loads(out.read_text())
+        assert "chamfer_percent" not in metrics
+        assert metrics["checkpoint"] == "0123abcd"
+        assert "dropped what was not measured on this checkpoint: chamfer_percent" in capsys.readouterr().out
+
+
+def test_eval_leaves_nothing_of_an_earlier_measurement(run, tmp_path):
+    """Every name that a measurement writes is known as its own."""
+    ball_mesh().export(tmp_path / "gt.ply")
+    choices = {RENDERING: ["--eval_rendering"], CAMERAS: ["--eval_cameras"], MESH: ["--gt", str(tmp_path / "gt.ply")]}
+    for kind, choice in choices.items():
+        out = tmp_path / "m.json"
+        out.unlink(missing_ok=True)
+        assert main(["eval", str(run.folder), "--resolution", "16", "--out", str(out), *choice]) == 0
+        names = json.loads(out.read_text()).keys() - run_figures(run).keys()
+        assert names == {name for name in names if kind.fullmatch(name)}
+        assert len(names) > 3
 
 
 def test_eval_measures_a_known_error_of_the_surface(run, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import random
@@ -91,6 +92,18 @@ def test_a_run_by_epochs_writes_its_folder_and_can_be_prolonged(scene, conf, tmp
     assert preview.shape == (HEIGHT, 3 * WIDTH, 3)
     assert np.array_equal(preview[:, :WIDTH], np.array(Image.open(scene / "image" / "000001.png")))
     assert preview[:, WIDTH:].std() > 5
+
+
+def test_previews_are_in_tensorboard_too(scene, conf, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    command = ["train", "--conf", conf, "--data_dir", scene, "--exps_folder", tmp_path, "--nepoch", 2, "--tensorboard"]
+    nsr(*command, "train.preview_steps=6")
+    (run,) = runs_in(tmp_path)
+    pictures = EventAccumulator(str(run / "tensorboard")).Reload().Images("preview")
+    assert [picture.step for picture in pictures] == [6, 12]
+    shown = np.array(Image.open(io.BytesIO(pictures[1].encoded_image_string)))
+    assert np.array_equal(shown, np.array(Image.open(run / "plots" / "step_000012.png")))
 
 
 def test_scan_views_holdout_and_cameras(scene, conf, tmp_path):

@@ -22,7 +22,7 @@ BELOW_APPS = {"training", "encoders", "ops", "geometry", "faces", "_ext"} | DATA
 MAY_IMPORT = {
     "apps": BELOW_APPS,
     "viewer": BELOW_APPS,
-    "training": DATA_AND_MODELS | {"encoders", "geometry", "ops"},
+    "training": DATA_AND_MODELS | {"encoders", "geometry", "ops", "_ext"},
     "priors": {"models", "geometry", "faces"},
     "faces": {"ops", "geometry"},
     "evaluation": {"geometry", "ops"},

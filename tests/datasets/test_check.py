@@ -10,6 +10,7 @@ from support.idr_folder import world_matrices, write_folder
 from support.two_balls import two_balls
 
 from nsr.apps.data import build_parser
+from nsr.apps.main import main
 from nsr.datasets.check import check_scene
 from nsr.datasets.consistency import HullConsistency
 from nsr.datasets.hull_picture import hull_picture
@@ -38,6 +39,19 @@ def written_as(write) -> Scene:
     matrices = np.stack([write(k, c) for k, c in zip(cameras.intrinsics.double().numpy(), poses, strict=True)])
     k, pose = decompose_projection(matrices @ SCENE.world_from_scene)
     return replace(SCENE, cameras=Cameras(torch.from_numpy(k).float(), torch.from_numpy(pose).float(), 104, 78))
+
+
+def test_masks_numbered_from_another_start_are_a_warning(tmp_path, capsys):
+    """They may belong to the images in order, or one of each may be missing."""
+    folder = write_folder(SCENE, tmp_path / "balls", stem="img_{:03d}")
+    assert main(["data", "check", str(folder)]) == 0
+    assert "0 errors, 0 warnings" in capsys.readouterr().out
+    for view in reversed(range(len(SCENE))):
+        (folder / "mask" / f"{view:03d}.png").rename(folder / "mask" / f"{view + 1:03d}.png")
+    assert main(["data", "check", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "warning  images and masks differ in names and numbers and are paired by order: img_000.png with 001.png" in printed
+    assert "0 errors, 1 warnings" in printed
 
 
 @pytest.mark.parametrize("views", [14, 3, 2])

@@ -12,6 +12,7 @@ from support.two_balls import WORLD_FROM_SCENE, two_balls
 from nsr.datasets.detect import load_scene, parse_views
 from nsr.datasets.idr import load_idr
 from nsr.geometry.cameras import project_all
+from nsr.geometry.poses import transform_cameras
 from nsr.utils.errors import DataError, UsageError
 
 SCENE = two_balls(6, 40, 30)
@@ -44,6 +45,36 @@ def test_round_trip(folder):
     assert scene.name == "balls"
     assert scene.ground_truth is None
     assert scene.view_names[2] == "000002"
+
+
+@pytest.mark.parametrize("scale_mat", [True, False])
+def test_noisy_cameras_are_the_start_of_a_refinement_alone(folder, scale_mat):
+    true = dict(np.load(folder / "cameras.npz"))
+    matrices = {}
+    for i in range(6):
+        matrices[f"world_mat_{i}"] = true[f"world_mat_{(i + 1) % 6}"]
+        matrices[f"scale_mat_{i}"] = WORLD_FROM_SCENE @ np.diag([2, 2, 2, 1])
+    np.savez(folder / "cameras_linear_init.npz", **{k: v for k, v in matrices.items() if scale_mat or "scale" not in k})
+    files = {path.name: path.read_bytes() for path in folder.glob("*.npz")}
+    assert load_scene(folder).reference is None
+    assert_same(load_scene(folder))
+    noisy = load_scene(folder, train_cameras=True, views=[4, 1])
+    factor = 2 if scale_mat else 1
+    np.testing.assert_allclose(noisy.world_from_scene, WORLD_FROM_SCENE @ np.diag([factor, factor, factor, 1]))
+    true = load_scene(folder, views=[5, 2]).cameras
+    torch.testing.assert_close(noisy.cameras.centers, true.centers / factor, rtol=1e-5, atol=1e-5)
+    reference = transform_cameras(SCENE.cameras, WORLD_FROM_SCENE)[[4, 1]]
+    torch.testing.assert_close(noisy.reference.camera_to_world, reference.camera_to_world, rtol=1e-5, atol=1e-3)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.npz")} == files
+    (folder / "cameras_linear_init.npz").unlink()
+    assert load_scene(folder, train_cameras=True).reference is None
+
+
+def test_noisy_cameras_that_cannot_be_read_are_named(folder):
+    np.savez(folder / "cameras_linear_init.npz", world_mat_0=np.eye(4))
+    assert_same(load_idr(folder))
+    with pytest.raises(DataError, match=r"cameras_linear_init.npz: 1 cameras for 6 images"):
+        load_idr(folder, train_cameras=True)
 
 
 def test_neus_names_and_jpg(tmp_path):

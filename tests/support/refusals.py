@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-USAGE, DATA, CONFIG, CHECKPOINT = 2, 3, 4, 5
+USAGE, DATA, CONFIG, CHECKPOINT, EXTENSION = 2, 3, 4, 5, 6
 
 
 def check_refusal(stderr: str, *words: object) -> None:

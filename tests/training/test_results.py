@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,14 +10,19 @@ import pytest
 import torch
 from support.painted_ball import RADIUS, WORLD_FROM_SCENE, PaintedBall, paint, photographs, ring_of_cameras
 
+from nsr.geometry.poses import align_cameras, transform_cameras
 from nsr.training.results import (
     evaluate_rendering,
+    refined_scene,
     render_view,
     run_mesh,
     scale_cameras,
-    trained_cameras,
     vertex_colors,
 )
+from nsr.training.run import reference_cameras
+from nsr.types import Cameras
+
+DRIFT = np.array([[0, -0.9, 0, 0.02], [0.9, 0, 0, -0.05], [0, 0, 0.9, 0.03], [0, 0, 0, 1]])
 
 
 def to_scene(points: np.ndarray) -> np.ndarray:
@@ -97,6 +103,32 @@ def test_training_views_take_the_cameras_that_training_left():
     scene = photographs(ring_of_cameras(), PaintedBall())
     moved = scene.cameras[[1, 3]]
     moved.camera_to_world[:, 0, 3] += 0.5
-    mixed = trained_cameras(SimpleNamespace(train_views=[1, 3], cameras=moved), scene).cameras.camera_to_world
+    run = SimpleNamespace(train_views=[1, 3], cameras=moved, aligned=False, world_from_scene=WORLD_FROM_SCENE)
+    mixed = refined_scene(run, scene).cameras.camera_to_world
     assert torch.equal(mixed[[1, 3]], moved.camera_to_world)
     assert torch.equal(mixed[[0, 2, 4]], scene.cameras.camera_to_world[[0, 2, 4]])
+
+
+@pytest.mark.parametrize("noisy_start", [False, True])
+def test_a_frame_that_drifted_is_led_back_by_its_training_cameras(noisy_start):
+    """A ball and its cameras, moved together by a similarity, fit the other photographs and the world as before."""
+    scene, trained = photographs(ring_of_cameras(8), PaintedBall()), [0, 1, 3, 4, 6]
+    if noisy_start:
+        reference = transform_cameras(scene.cameras, WORLD_FROM_SCENE)
+        wrong = transform_cameras(scene.cameras, DRIFT @ DRIFT)
+        scene = replace(scene, cameras=wrong, world_from_scene=np.eye(4), reference=reference)
+    world = reference_cameras(scene)
+    drifted = transform_cameras(world, DRIFT @ np.linalg.inv(WORLD_FROM_SCENE))[trained]
+    run = SimpleNamespace(
+        train_views=trained, cameras=drifted, aligned=True, world_from_scene=align_cameras(drifted, world[trained])
+    )
+    assert np.allclose(run.world_from_scene, WORLD_FROM_SCENE @ np.linalg.inv(DRIFT), atol=1e-3)
+    refined = refined_scene(run, scene)
+    assert np.array_equal(refined.world_from_scene, run.world_from_scene)
+    back = transform_cameras(refined.cameras, refined.world_from_scene)
+    torch.testing.assert_close(back.camera_to_world, world.camera_to_world, rtol=0, atol=1e-3)
+    torch.testing.assert_close(refined.cameras.centers[[2, 5, 7]], expected_centers(world)[[2, 5, 7]], rtol=0, atol=1e-4)
+
+
+def expected_centers(world: Cameras) -> torch.Tensor:
+    return transform_cameras(world, DRIFT @ np.linalg.inv(WORLD_FROM_SCENE)).centers
