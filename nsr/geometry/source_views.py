@@ -16,7 +16,7 @@ def source_views(
     count: int,
     min_angle: float,
     max_angle: float = 60.0,
-    centre: Float[Tensor, "3"] | None = None,
+    centre: Float[Tensor, 3] | None = None,
 ) -> Int[Tensor, "V count"]:
     """For each of V views, up to `count` others, nearest first; -1 where there are no more.
 
@@ -27,13 +27,13 @@ def source_views(
     lines = cameras.centers if centre is None else cameras.centers - centre
     lines = torch.nn.functional.normalize(lines.detach().double().cpu(), dim=-1)
     angles = torch.rad2deg(torch.acos((lines @ lines.T).clamp(-1.0, 1.0)))
-    # Spacing is given in whole degrees as a rule, and regular rings of cameras hit such numbers exactly.
-    least = min_angle * (1.0 - 1e-6)
+    # Regular rings of cameras hit whole numbers of degrees exactly, but for rounding.
+    least, most = min_angle * (1.0 - 1e-6), max_angle * (1.0 + 1e-6)
     table = torch.full((len(cameras), count), -1)
     for view in range(len(cameras)):
         taken: list[int] = []
         for other in angles[view].argsort(stable=True).tolist():
-            if len(taken) == count or angles[view, other] > max_angle:
+            if len(taken) == count or angles[view, other] > most:
                 break
             if other != view and min((angles[other, k].item() for k in (view, *taken)), default=math.inf) >= least:
                 taken.append(other)

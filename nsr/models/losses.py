@@ -19,9 +19,11 @@ class LossConfig:
     """Weights of the terms.
 
     rgb_quadratic_below: see rgb_loss; 0 is IDR's L1.
-    smoothness_weight fades geometrically to smoothness_final of it over the run; photometric_weight (patches of the photographs
-    compared across views; 0 leaves the term out) to photometric_final of it, from photometric_fade_from of the run on. alpha: sharpness of the differentiable mask; it is multiplied by alpha_factor at each milestone
-    (in epochs or in fractions of the run: train.milestone_unit). The defaults are IDR's."""
+    smoothness_weight fades geometrically to smoothness_final of it over the run, and photometric_weight (of the comparison of
+    patches across photographs; 0 leaves it out) to photometric_final of it, from photometric_fade_from of the run on.
+    alpha: sharpness of the differentiable mask; it is multiplied by alpha_factor at each milestone (in epochs or in
+    fractions of the run: train.milestone_unit). The defaults are IDR's.
+    """
 
     rgb_weight: float = 1.0
     rgb_quadratic_below: float = 0.0

@@ -145,9 +145,9 @@ def _register() -> None:
 
     torch.library.register_autograd("nsr::color_network", backward, setup_context=save)
     torch.library.register_autograd("nsr::color_network_bwd", second_order)
-    _register_fake()
 
 
+@_ext.on_load
 def _register_fake() -> None:
     @torch.library.register_fake("nsr::color_network")
     def _(points, normals, view_dirs, features, table, *rest):

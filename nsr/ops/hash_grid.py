@@ -210,9 +210,9 @@ def _register() -> None:
     attach("nsr::hash_grid_bwd_bwd", third_order)
     attach("nsr::hash_grid_jac", hash_grid_jac_backward, setup_context=save_forward)
     attach("nsr::hash_grid_jac_bwd", second_order)
-    _register_fake()
 
 
+@_ext.on_load
 def _register_fake() -> None:
     fake = torch.library.register_fake
 

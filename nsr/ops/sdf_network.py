@@ -149,9 +149,9 @@ def _register() -> None:
     attach("nsr::sdf_network", no_derivative)
     attach("nsr::sdf_and_normal", backward, setup_context=save)
     attach("nsr::sdf_and_normal_bwd", second_order)
-    _register_fake()
 
 
+@_ext.on_load
 def _register_fake() -> None:
     fake = torch.library.register_fake
 

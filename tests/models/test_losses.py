@@ -14,6 +14,12 @@ def test_rgb_is_l1_in_idr_scale():
     assert math.isclose(rgb_loss(rgb, target, rays=5).item(), 2 * (0.25 + 1.0) / 5, rel_tol=1e-6)
 
 
+def test_small_colour_differences_may_count_by_their_square():
+    rgb = torch.tensor([[0.5, 0.05, 0.0]])
+    huber = (0.5 - 0.1 / 2) + 0.05**2 / (2 * 0.1)  # Huber's loss with its slope of 1 outside
+    assert math.isclose(rgb_loss(rgb, torch.zeros(1, 3), rays=1, quadratic_below=0.1).item(), 2 * huber, rel_tol=1e-6)
+
+
 def test_mask_cross_entropy_counts_only_rays_off_the_surface():
     sdf = torch.tensor([0.1, -0.02, 0.3], requires_grad=True)
     surface = torch.tensor([False, True, False])
@@ -43,10 +49,12 @@ def test_smoothness_ignores_length_and_grows_with_the_angle():
     assert all(math.isclose(got, 2 * math.sin(a / 2), rel_tol=1e-4) for got, a in zip(angles, (0.1, 0.5, 1.0), strict=True))
 
 
-def test_terms_are_weighted_and_smoothness_fades():
+def test_terms_are_weighted_and_some_fade():
     generator = torch.Generator().manual_seed(0)
     output = TrainingOutput(
         surface=torch.tensor([True, False]),
+        points=torch.zeros(1, 3),
+        normal=torch.zeros(1, 3),
         rgb=torch.rand(1, 3, generator=generator),
         sdf=torch.tensor([0.0, 0.1]),
         gradient=torch.randn(6, 3, generator=generator),
@@ -54,9 +62,22 @@ def test_terms_are_weighted_and_smoothness_fades():
         neighbour_gradient=torch.randn(1, 3, generator=generator),
         evaluations=0,
     )
-    config = LossConfig(rgb_weight=2.0, mask_weight=3.0, eikonal_weight=5.0, smoothness_weight=7.0, smoothness_final=0.1)
+    config = LossConfig(
+        rgb_weight=2.0,
+        mask_weight=3.0,
+        eikonal_weight=5.0,
+        smoothness_weight=7.0,
+        smoothness_final=0.1,
+        photometric_weight=11.0,
+        photometric_final=0.02,
+        photometric_fade_from=0.5,
+    )
     rgb, mask = torch.rand(2, 3, generator=generator), torch.tensor([1.0, 0.0])
-    for progress, smoothness in ((0.0, 7.0), (1.0, 0.7)):
-        terms = idr_losses(output, rgb, mask, config, alpha=50.0, progress=progress)
+    seen = torch.tensor(0.3)
+    for progress, smoothness, photometric in ((0.0, 7.0, 11.0), (0.5, 7.0 * 0.1**0.5, 11.0), (1.0, 0.7, 0.22)):
+        terms = idr_losses(output, rgb, mask, config, alpha=50.0, progress=progress, photometric=seen)
         expected = 2 * terms["rgb"] + 3 * terms["mask"] + 5 * terms["eikonal"] + smoothness * terms["smoothness"]
-        assert torch.allclose(terms["loss"], expected)
+        assert torch.allclose(terms["loss"], expected + photometric * seen)
+        without = idr_losses(output, rgb, mask, config, alpha=50.0, progress=progress)
+        assert "photometric" not in without
+        assert torch.allclose(without["loss"], expected)

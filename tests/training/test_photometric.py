@@ -1,0 +1,101 @@
+"""The photometric term on a ball painted with waves: where its surface is and who sees it is known in closed form."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from nsr.datasets.sampling import PixelSampler
+from nsr.geometry.cameras import pixel_rays
+from nsr.models.idr import TrainingOutput
+from nsr.ops.sphere_trace import TraceOptions, trace
+from nsr.training.photometric import PhotometricTerm
+from nsr.training.settings import PhotometricConfig
+from tests.support.painted_ball import RADIUS, PaintedBall, photographs, ring_of_cameras
+from tests.support.painted_plane import paint
+
+
+class WavyBall(PaintedBall):
+    """blocker: a small ball beside it that was not there when the photographs were taken."""
+
+    blocker: torch.Tensor | None = None
+
+    def color(self, points, view_dirs):
+        return paint(2.0 * points)[..., None].repeat(1, 3)
+
+    def trace(self, rays):
+        def sdf(x):
+            ball = self.sdf(x)
+            return ball if self.blocker is None else torch.minimum(ball, (x - self.blocker).norm(dim=-1) - 0.1)
+
+        return trace(sdf, rays, TraceOptions())
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """30 views around a ball of about 130 pixels across."""
+    cameras = ring_of_cameras(views=30, width=160, height=120)
+    intrinsics = cameras.intrinsics * torch.tensor([4.0, 4.0, 1.0])[:, None]
+    return photographs(dataclasses.replace(cameras, intrinsics=intrinsics), WavyBall())
+
+
+def term_of(scene, **changes):
+    settings = {"rays": 300, "levels": 3, "level_steps": 10, "min_std": 0.0} | changes
+    return PhotometricTerm(scene, PhotometricConfig(**settings))
+
+
+def seen(scene, radius: float, rays: int = 400):
+    """A batch, and what the model's forward pass would say of it if the ball had another radius."""
+    sampler = PixelSampler(scene, seed=0, inside_share=1.0, uniform_share=0.0, band_px=2)
+    batch = sampler.draw(rays)
+    camera_rays = pixel_rays(scene.cameras, batch.view, batch.pixels)
+    b = (camera_rays.origins * camera_rays.directions).sum(-1)
+    discriminant = b**2 - camera_rays.origins.square().sum(-1) + radius**2
+    surface = discriminant > 0.02  # nor at grazing angles
+    points = camera_rays.at(-b - discriminant.clamp(min=0).sqrt())[surface].requires_grad_()
+    empty = torch.zeros(0, 3)
+    return batch, TrainingOutput(surface, points, points / radius, empty, torch.zeros(rays), empty, empty, empty, 0)
+
+
+def test_it_is_least_on_the_true_surface(scene):
+    term = term_of(scene, occlusion=False)
+    losses = {radius: term(WavyBall(), *seen(scene, radius), step=100).item() for radius in (0.56, 0.59, RADIUS, 0.61, 0.64)}
+    assert losses[RADIUS] < 0.05
+    assert losses[0.56] > losses[0.59] > 1.5 * losses[RADIUS]
+    assert losses[0.64] > losses[0.61] > 1.5 * losses[RADIUS]
+
+
+@pytest.mark.parametrize("radius", [0.59, 0.61])
+def test_its_gradient_leads_back_to_the_true_surface(scene, radius):
+    batch, output = seen(scene, radius)
+    term_of(scene, occlusion=False)(WavyBall(), batch, output, step=100).backward()
+    outward = (output.points.grad * output.normal).sum(-1).sum()
+    assert outward.sign() == (1 if radius > RADIUS else -1)  # the loss grows away from the surface
+
+
+def test_coarse_levels_reach_further(scene):
+    batch, output = seen(scene, 0.5)
+    term_of(scene, occlusion=False)(WavyBall(), batch, output, step=0).backward()
+    assert (output.points.grad * output.normal).sum() < 0  # 0.1 of 0.6 off, it still leads outwards
+
+
+def test_levels_follow_the_steps_and_end_at_full_size(scene):
+    assert [term_of(scene).level(step) for step in (0, 9, 10, 19, 20, 5000)] == [2, 2, 1, 1, 0, 0]
+
+
+def test_views_that_something_hides_the_surface_from_do_not_count(scene):
+    model = WavyBall()
+    point = torch.tensor([[RADIUS, 0.0, 0.0]])
+    term = term_of(scene)
+    assert not term._hidden(model, point, torch.tensor([[0, 1, 2]])).any()
+    model.blocker = 0.8 * point[0] + 0.2 * scene.cameras.centers[1]
+    assert term._hidden(model, point, torch.tensor([[0, 1, 29]])).tolist() == [[False, True, False]]
+    assert term._hidden(WavyBall(), point, torch.tensor([[15, 0, 0]]))[0, 0]  # on the far side of the ball itself
+
+
+def test_without_any_pair_to_compare_it_is_zero(scene):
+    batch, output = seen(scene, RADIUS)
+    loss = term_of(scene, min_angle=179.0, occlusion=False)(WavyBall(), batch, output, step=0)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not output.points.grad.any()
