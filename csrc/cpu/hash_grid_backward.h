@@ -5,8 +5,8 @@
 // adds the points in their order, so the result is race-free and bit-identical for any number of threads.
 //
 // A source of cotangents has a method  load(start, count, k, cotangents)  that fills those of the points start ...
-// start + count - 1 and of the grid's outputs k ... k + kChunk - 1, and zeros behind `count`. Its kJacobian says whether
-// there are any of J; where there are none, scatter does not look at them.
+// start + count - 1 and of the grid's outputs k ... k + kChunk - 1, and zeros behind `count`. Its kJacobian says
+// whether there are any of J; where there are none, scatter does not look at them.
 #pragma once
 
 #include <cstring>
@@ -62,6 +62,7 @@ void contract_tile(const TileCells<kTile, T>& cells, const TileCorners<kTile, T>
 // grad_x [n, 3] = d/dx sum(a h + b J).
 template <int kTile, typename Source, typename T>
 void contract_to_points(const HashGrid& grid, int64_t n, const T* x, const T* table, const Source& source, T* grad_x) {
+  static_assert(Source::kJacobian, "it looks at the cotangents of J");
   with_chunk(grid.features, [&](auto chunk) {
     constexpr int kChunk = decltype(chunk)::value;
     for_each_tile<kTile>(n, [&](int64_t start, int count) {

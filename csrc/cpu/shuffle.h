@@ -1,5 +1,5 @@
-// NSR_SHUFFLE: whether the compiler has __builtin_shufflevector, which becomes instructions that move numbers between the
-// lanes of registers. Without it, plain loops do the same.
+// NSR_SHUFFLE: whether the compiler has __builtin_shufflevector, which becomes instructions that move numbers between
+// the lanes of registers. Without it, plain loops do the same.
 #pragma once
 
 #if defined(__has_builtin)
