@@ -1,5 +1,5 @@
-// The colour network on the CPU: the formulas of kernels/color_network.h on tiles of points, in their notation. Points do
-// not depend on each other.
+// The colour network on the CPU: the formulas of kernels/color_network.h on tiles of points, in their notation. Points
+// do not depend on each other.
 #include <cstring>
 
 #include "../kernels/launch.h"

@@ -142,6 +142,8 @@ class BackwardTile {
 template <typename T>
 class GridCotangents {
  public:
+  static constexpr bool kJacobian = false;
+
   GridCotangents(int rows_per_tile, int64_t tiles) : rows_per_tile_(rows_per_tile), rows_(tiles * rows_per_tile) {}
 
   Row<T>* of_tile(int64_t tile) { return rows_.at(tile * rows_per_tile_); }
@@ -149,7 +151,6 @@ class GridCotangents {
   template <int kChunk>
   void load(int64_t start, int, int k, TileCotangents<kChunk, kLanes, T>& to) const {
     std::memcpy(to.a, rows_.at(start / kLanes * rows_per_tile_) + k, sizeof(to.a));
-    std::memset(to.b, 0, sizeof(to.b));
   }
 
  private:

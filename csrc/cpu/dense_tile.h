@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "../kernels/launch.h"
+#include "shuffle.h"
 
 namespace nsr::cpu {
 
@@ -114,12 +115,46 @@ int padded_columns(int columns) {
   return (columns + kBlock - 1) / kBlock * kBlock;
 }
 
+#ifdef NSR_SHUFFLE
+// out[i * width + c] = in[c][i] for eight rows c and eight lanes i, in registers.
+inline void transpose_eight(const Row<float>* in, int lane, int width, float* out) {
+  EightFloats a[8], b[8];
+#pragma GCC unroll 8
+  for (int c = 0; c < 8; ++c) a[c] = load(in[c] + lane);
+#pragma GCC unroll 4
+  for (int c = 0; c < 8; c += 2) {  // pairs of rows: in each half, lanes 0 and 1, then 2 and 3
+    b[c] = __builtin_shufflevector(a[c], a[c + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    b[c + 1] = __builtin_shufflevector(a[c], a[c + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+#pragma GCC unroll 2
+  for (int c = 0; c < 8; c += 4) {  // fours of rows: in each half, one lane
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; ++k) {
+      a[c + 2 * k] = __builtin_shufflevector(b[c + k], b[c + 2 + k], 0, 1, 8, 9, 4, 5, 12, 13);
+      a[c + 2 * k + 1] = __builtin_shufflevector(b[c + k], b[c + 2 + k], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    store(out + i * width, __builtin_shufflevector(a[i], a[i + 4], 0, 1, 2, 3, 8, 9, 10, 11));
+    store(out + (i + 4) * width, __builtin_shufflevector(a[i], a[i + 4], 4, 5, 6, 7, 12, 13, 14, 15));
+  }
+}
+#endif
+
 // out[i * padded_columns + c] = in[c][i], and zero in the padding.
 template <typename T>
 void transpose(int columns, const Row<T>* in, T* out) {
   const int width = padded_columns<T>(columns);
+  int done = 0;
+#ifdef NSR_SHUFFLE
+  if constexpr (std::is_same_v<T, float>)
+    for (; done + 8 <= columns; done += 8)
+      for (int lane = 0; lane < kLanes; lane += 8)
+        transpose_eight(in + done, lane, width, out + lane * width + done);
+#endif
   for (int i = 0; i < kLanes; ++i) {
-    for (int c = 0; c < columns; ++c) out[i * width + c] = in[c][i];
+    for (int c = done; c < columns; ++c) out[i * width + c] = in[c][i];
     for (int c = columns; c < width; ++c) out[i * width + c] = T(0);
   }
 }

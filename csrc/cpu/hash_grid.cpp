@@ -57,6 +57,7 @@ void encode(const HashGrid& grid, int64_t n, const T* x, const T* table, T* h, T
 // Cotangents in arrays grad_h [n, outputs] and grad_jacobian [n, outputs, 3]; null pointers are zeros.
 template <typename T>
 struct ArrayCotangents {
+  static constexpr bool kJacobian = true;
   const T *grad_h, *grad_jacobian;
   int64_t outputs;
 

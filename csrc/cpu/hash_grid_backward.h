@@ -5,7 +5,8 @@
 // adds the points in their order, so the result is race-free and bit-identical for any number of threads.
 //
 // A source of cotangents has a method  load(start, count, k, cotangents)  that fills those of the points start ...
-// start + count - 1 and of the grid's outputs k ... k + kChunk - 1, and zeros behind `count`.
+// start + count - 1 and of the grid's outputs k ... k + kChunk - 1, and zeros behind `count`. Its kJacobian says
+// whether there are any of J; where there are none, scatter does not look at them.
 #pragma once
 
 #include <cstring>
@@ -61,6 +62,7 @@ void contract_tile(const TileCells<kTile, T>& cells, const TileCorners<kTile, T>
 // grad_x [n, 3] = d/dx sum(a h + b J).
 template <int kTile, typename Source, typename T>
 void contract_to_points(const HashGrid& grid, int64_t n, const T* x, const T* table, const Source& source, T* grad_x) {
+  static_assert(Source::kJacobian, "it looks at the cotangents of J");
   with_chunk(grid.features, [&](auto chunk) {
     constexpr int kChunk = decltype(chunk)::value;
     for_each_tile<kTile>(n, [&](int64_t start, int count) {
@@ -84,12 +86,27 @@ void contract_to_points(const HashGrid& grid, int64_t n, const T* x, const T* ta
   });
 }
 
-// Adds the points of one tile to one level, in point order.
-template <int kChunk, int kTile, typename T>
-void scatter_tile(const TileCells<kTile, T>& cells, const TileCotangents<kChunk, kTile, T>& cotangents, int count,
-                  int stride, T* grad_table) {
-  alignas(64) T gradient[8][kChunk][kTile];
+// What each point of a tile adds to its corners.
+template <bool kJacobian, int kChunk, int kTile, typename T>
+void corner_gradients(const TileCells<kTile, T>& cells, const TileCotangents<kChunk, kTile, T>& cotangents,
+                      T (*gradient)[kChunk][kTile]) {
   for (int f = 0; f < kChunk; ++f) {
+    if constexpr (!kJacobian) {
+#pragma GCC ivdep
+      for (int i = 0; i < kTile; ++i) {
+        const CellPoint<T> p = cells.point(i);
+        const T a = cotangents.a[f][i];
+        gradient[0][f][i] = a * corner_weight(0, p);
+        gradient[1][f][i] = a * corner_weight(1, p);
+        gradient[2][f][i] = a * corner_weight(2, p);
+        gradient[3][f][i] = a * corner_weight(3, p);
+        gradient[4][f][i] = a * corner_weight(4, p);
+        gradient[5][f][i] = a * corner_weight(5, p);
+        gradient[6][f][i] = a * corner_weight(6, p);
+        gradient[7][f][i] = a * corner_weight(7, p);
+      }
+      continue;
+    }
 #pragma GCC ivdep
     for (int i = 0; i < kTile; ++i) {
       const CellPoint<T> p = cells.point(i);
@@ -104,6 +121,14 @@ void scatter_tile(const TileCells<kTile, T>& cells, const TileCotangents<kChunk,
       gradient[7][f][i] = corner_gradient(7, g, p);
     }
   }
+}
+
+// Adds the points of one tile to one level, in point order.
+template <bool kJacobian, int kChunk, int kTile, typename T>
+void scatter_tile(const TileCells<kTile, T>& cells, const TileCotangents<kChunk, kTile, T>& cotangents, int count,
+                  int stride, T* grad_table) {
+  alignas(64) T gradient[8][kChunk][kTile];
+  corner_gradients<kJacobian>(cells, cotangents, gradient);
   for (int i = 0; i < count; ++i) {
     for (int c = 0; c < 8; ++c) {
       T* entry = grad_table + size_t(cells.entry[c][i]) * stride;
@@ -129,7 +154,8 @@ void scatter_level(const HashGrid& grid, int l, int64_t n, const T* x, const Sou
     approach(start + kTile);
     for (int f0 = 0; f0 < grid.features; f0 += kChunk) {
       source.load(start, count_from(start), l * grid.features + f0, cotangents);
-      scatter_tile<kChunk>(cells[start / kTile % 2], cotangents, count_from(start), grid.features, grad_table + f0);
+      scatter_tile<Source::kJacobian>(cells[start / kTile % 2], cotangents, count_from(start), grid.features,
+                                      grad_table + f0);
     }
   }
 }

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "../kernels/hash_grid.h"
+#include "shuffle.h"
 
 namespace nsr::cpu {
 
@@ -90,14 +91,7 @@ void prefetch_corners(const T* table, int stride, const TileCells<kTile, T>& cel
     for (int i = 0; i < kTile; ++i) __builtin_prefetch(table + size_t(cells.entry[c][i]) * stride);
 }
 
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define NSR_SHUFFLE 1
-#endif
-#endif
-
 #ifdef NSR_SHUFFLE
-typedef float EightFloats __attribute__((vector_size(32)));
 typedef double FourPairs __attribute__((vector_size(32)));
 
 // The entries of points a, b, c, d, two features each.

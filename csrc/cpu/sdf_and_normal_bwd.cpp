@@ -133,6 +133,8 @@ class BackwardTile {
 template <typename T>
 class GridCotangents {
  public:
+  static constexpr bool kJacobian = true;
+
   GridCotangents(const SdfNetwork<T>& network, T* kept, int64_t tiles, bool with_normal)
       : network_(network), kept_(kept), with_normal_(with_normal), rows_(tiles * (network.visible() + 3)) {}
 

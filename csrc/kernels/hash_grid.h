@@ -144,6 +144,12 @@ NSR_HD CellGradient<T> contract_cell(CellValue<T> h, CellTwist<T> t, CellCotange
           h.hz * (g.a * p.dz + g.bz * p.ddz) + p.dz * (bx * t.hxz + by * t.hyz)};
 }
 
+// The weight of corner c = cx + 2 cy + 4 cz in h.
+template <typename T>
+NSR_HD T corner_weight(int c, CellPoint<T> p) {
+  return (c & 1 ? p.sx : T(1) - p.sx) * (c & 2 ? p.sy : T(1) - p.sy) * (c & 4 ? p.sz : T(1) - p.sz);
+}
+
 // d/dv_c of a h + B . J for one feature and corner c = cx + 2 cy + 4 cz.
 template <typename T>
 NSR_HD T corner_gradient(int c, CellCotangent<T> g, CellPoint<T> p) {

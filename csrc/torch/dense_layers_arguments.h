@@ -1,6 +1,6 @@
-// The dense layers of a network, as every op on one takes them: checks, and the description that kernels/ works with. They
-// come in one tensor, weight [outputs, inputs] and bias [outputs] of each in turn: an op on lists of tensors costs more
-// to dispatch than a small network costs to evaluate.
+// The dense layers of a network, as every op on one takes them: checks, and the description that kernels/ works with.
+// They come in one tensor, weight [outputs, inputs] and bias [outputs] of each in turn: an op on lists of tensors costs
+// more to dispatch than a small network costs to evaluate.
 #pragma once
 
 #include <ATen/core/Tensor.h>

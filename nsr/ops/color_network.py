@@ -1,7 +1,7 @@
 """Colour networks as single ops: hash grid, view direction, normal and feature through dense layers to a colour.
 
-One pass over tiles of points, as in nsr.ops.sdf_network. Maths, forwards and backwards: csrc/kernels/color_network.h. The kernel
-exists on the CPU; on other devices the function here takes the path of nsr.ops.reference for now.
+One pass over tiles of points, as in nsr.ops.sdf_network. Maths, forwards and backwards: csrc/kernels/color_network.h. The
+kernel exists on the CPU; on other devices the function here takes the path of nsr.ops.reference for now.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class ColorNetwork(NamedTuple):
     layers: (weight [outputs, inputs], bias [outputs]) of 1 to 7 hidden layers of width up to 128, with ReLU behind each, and of
         the output layer, whose 3 outputs z become colours (tanh(z) + 1) / 2. The inputs of the first layer are the 3
         coordinates, the L*F features of the grid, the encoded view direction, the normal, the feature.
-    view_degree: of the spherical harmonics that encode the way to the camera (nsr/encoders/spherical_harmonics.py): 2 or 3; 1 is
-        the direction alone; 0 is a network without view direction.
+    view_degree: of the spherical harmonics that encode the way to the camera (nsr/encoders/spherical_harmonics.py): 2 or 3; 1
+        is the direction alone; 0 is a network without view direction.
     """
 
     table: Tensor
@@ -92,8 +92,7 @@ def network_arguments(
     given = {"points": (points, 3), "normals": (normals, 3), "view_dirs": (view_dirs, 3), "features": (features, None)}
     given = {key: value for key, value in given.items() if value[0] is not None}
     for key, (tensor, columns) in given.items():
-        rows_fit = tensor.dim() == 2 and tensor.shape[0] == points.shape[0]
-        if not rows_fit or tensor.shape[1] != (tensor.shape[1] if columns is None else columns):
+        if tensor.dim() != 2 or tensor.shape[0] != points.shape[0] or tensor.shape[1] != (columns or tensor.shape[1]):
             expected = f"[{'N' if key == 'points' else points.shape[0]}, {columns or 'F'}]"
             raise ValueError(f"{name}: {key} has shape {tuple(tensor.shape)}; expected {expected}")
     if not 0 <= view_degree <= MAX_VIEW_DEGREE or (view_degree > 0) != (view_dirs is not None):

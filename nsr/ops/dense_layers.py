@@ -1,4 +1,4 @@
-"""What the ops on whole networks have in common: their dense layers and hash grid, checked and in the form of the native ops."""
+"""What the ops on whole networks have in common: dense layers and hash grid, checked and in the form of the native ops."""
 
 from __future__ import annotations
 

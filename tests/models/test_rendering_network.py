@@ -65,7 +65,10 @@ def test_which_networks_are_fused():
 @pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, weight_norm=True)], ids=["fused", "layer by layer"])
 def test_modes_leave_an_input_out(config):
     points, normals, view_dirs, features = shading_inputs(20)
-    for mode, changed in (("no_view_dir", (points, normals, -view_dirs, features)), ("no_normal", (points, -normals, view_dirs, features))):
+    for mode, changed in (
+        ("no_view_dir", (points, normals, -view_dirs, features)),
+        ("no_normal", (points, -normals, view_dirs, features)),
+    ):
         full, partial = build(config), build(dataclasses.replace(config, mode=mode))
         assert torch.equal(partial(*changed), partial(points, normals, view_dirs, features))
         assert not torch.equal(full(*changed), full(points, normals, view_dirs, features))

@@ -1,4 +1,4 @@
-"""Real spherical harmonics as homogeneous polynomials of a direction (Ramamoorthi & Hanrahan 2001, eq. 3, extended to band 3)."""
+"""Real spherical harmonics as polynomials of a direction (Ramamoorthi & Hanrahan 2001, eq. 3, extended to band 3)."""
 
 from __future__ import annotations
 
