@@ -26,7 +26,7 @@ class WavyBall(PaintedBall):
     def trace(self, rays):
         def sdf(x):
             ball = self.sdf(x)
-            return ball if self.blocker is None else torch.minimum(ball, (x - self.blocker).norm(dim=-1) - 0.1)
+            return ball if self.blocker is None else torch.minimum(ball, (x - self.blocker).norm(dim=-1) - 0.05)
 
         return trace(sdf, rays, TraceOptions())
 
