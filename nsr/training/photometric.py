@@ -17,7 +17,7 @@ from nsr.training.settings import PhotometricConfig
 from nsr.types import Rays, Scene
 
 COARSEST_WIDTH = 50  # pixels, roughly
-HIDDEN = 0.02  # scene units that a ray to a surface point may end before it while the point counts as seen
+CLEARANCE = 0.02  # scene units from a surface point within which nothing hides it
 
 
 class PhotometricTerm:
@@ -46,18 +46,27 @@ class PhotometricTerm:
         view, sources = batch.view[chosen], self.sources[batch.view[chosen]]
         if config.occlusion:
             sources = torch.where(self._hidden(model, points.detach(), sources), -1, sources)
-        pixels = (batch.pixels[chosen] + 0.5) * 0.5**level - 0.5
-        patch = config.patch if level else config.fine_patch
-        ncc, valid = patch_ncc(points, normals, pixels, view, sources, self.levels[level], patch, config.min_std)
-        best = torch.where(valid, ncc, -torch.inf).topk(min(config.best, ncc.shape[1]), dim=1).values
+        best = self._best(points, normals, batch.pixels[chosen], view, sources, 0)
+        if level:
+            coarse = self._best(points, normals, batch.pixels[chosen], view, sources, level)
+            lost = ~(best.mean(dim=1, keepdim=True) > config.matched)  # also where the fine patch has nothing to compare
+            best = torch.where(lost, coarse, best)
         counts = best.isfinite()
         return torch.where(counts, 1.0 - best, 0.0).sum() / counts.sum().clamp_min(1)
+
+    def _best(self, points: Tensor, normals: Tensor, pixels: Tensor, view: Tensor, sources: Tensor, level: int) -> Tensor:
+        """NCC [N, best] with the sources that look most alike; -inf where there are fewer."""
+        at_level = (pixels + 0.5) * 0.5**level - 0.5
+        patch = self.config.patch if level else self.config.fine_patch
+        ncc, valid = patch_ncc(points, normals, at_level, view, sources, self.levels[level], patch, self.config.min_std)
+        return torch.where(valid, ncc, -torch.inf).topk(min(self.config.best, ncc.shape[1]), dim=1).values
 
     @torch.no_grad()
     def _hidden(self, model: IDRModel, points: Tensor, sources: Tensor) -> Tensor:
         """Which of the source views [N, K] do not see the point [N, 3] on the surface."""
-        origins = self.cameras.centers[sources.clamp_min(0)]
-        lines = points[:, None] - origins
-        distance = lines.norm(dim=-1)
-        hits = model.trace(Rays(origins.flatten(0, 1), F.normalize(lines, dim=-1).flatten(0, 1)))
-        return (hits.hit & (hits.distance < distance.flatten() - HIDDEN)).view_as(sources)
+        # From the surface outwards: there a few long steps end a ray, while one that arrives creeps up to the surface.
+        lines = self.cameras.centers[sources.clamp_min(0)] - points[:, None]
+        distance = lines.norm(dim=-1).flatten()
+        directions = F.normalize(lines, dim=-1)
+        hits = model.trace(Rays((points[:, None] + CLEARANCE * directions).flatten(0, 1), directions.flatten(0, 1)))
+        return (hits.hit & (hits.distance + CLEARANCE < distance)).view_as(sources)

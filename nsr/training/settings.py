@@ -82,6 +82,7 @@ class PhotometricConfig:
     fine_patch: int = 5
     occlusion: bool = True
     min_std: float = 0.01
+    matched: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("rays", "sources", "best", "level_steps"):
