@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsr import _ext
-from nsr.ops.dense_layers import LANES, Layers, check_alike, check_grid, fits_kernel, flat_layers, takes_reference
-from nsr.ops.hash_grid import HashGridSpec
+from nsr.ops.dense_layers import LANES, Layers, check_alike, fits_kernel, flat_layers, takes_reference
+from nsr.ops.hash_grid import HashGridSpec, check_grid
 from nsr.ops.reference import color_network as reference
 
 MAX_VIEW_DEGREE = 3  # kMaxHarmonicsDegree of csrc/kernels/spherical_harmonics.h

@@ -1,4 +1,4 @@
-"""What the ops on whole networks have in common: dense layers and hash grid, checked and in the form of the native ops."""
+"""What the ops on whole networks have in common: their dense layers, checked and in the form of the native ops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from nsr import _ext
-from nsr.ops.hash_grid import HashGridSpec
 
 MAX_LAYERS = 8  # kMaxDenseLayers of csrc/kernels/dense_layers.h, the output layer included
 MAX_WIDTH = 128  # kMaxNetworkWidth there, of hidden layers
@@ -25,16 +24,6 @@ def fits_kernel(layers: Layers) -> bool:
 def takes_reference(x: Tensor) -> bool:
     """Whether the call is served by plain PyTorch: no native library (or not wanted), or no kernel for the device."""
     return x.device.type != "cpu" or _ext.backend() == "reference"
-
-
-def check_grid(table: Tensor, spec: HashGridSpec, active_levels: int, name: str) -> tuple:
-    """The arguments of the native ops behind the table."""
-    if tuple(table.shape) != (spec.table_entries, spec.features):
-        expected = [spec.table_entries, spec.features]
-        raise ValueError(f"{name}: table has shape {tuple(table.shape)}; expected {expected} for {spec}")
-    if not 0 <= active_levels <= spec.levels:
-        raise ValueError(f"{name}: active_levels is {active_levels}; expected 0 to {spec.levels}")
-    return spec.resolutions, spec.offsets, spec.smoothstep, active_levels
 
 
 def check_alike(x_name: str, x: Tensor, others: Iterable[Tensor], name: str) -> None:

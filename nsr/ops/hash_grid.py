@@ -136,17 +136,22 @@ def _checked(x: Tensor, table: Tensor, spec: HashGridSpec, active_levels: int | 
     """The positional arguments of the op, after the checks that a user can trip over."""
     if x.dim() != 2 or x.shape[1] != 3:
         raise ValueError(f"{name}: x has shape {tuple(x.shape)}; expected [N, 3] (reshape(-1, 3) first)")
-    if tuple(table.shape) != (spec.table_entries, spec.features):
-        expected = [spec.table_entries, spec.features]
-        raise ValueError(f"{name}: table has shape {tuple(table.shape)}; expected {expected} for {spec}")
+    grid = check_grid(table, spec, spec.levels if active_levels is None else active_levels, name)
     if x.dtype != table.dtype or x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{name}: x is {x.dtype} and table {table.dtype}; expected both float32 or both float64")
     if x.device != table.device:
         raise ValueError(f"{name}: x is on {x.device} and table on {table.device}; move one of them")
-    active = spec.levels if active_levels is None else active_levels
-    if not 0 <= active <= spec.levels:
-        raise ValueError(f"{name}: active_levels is {active}; expected 0 to {spec.levels}")
-    return x, table, spec.resolutions, spec.offsets, spec.smoothstep, active
+    return x, table, *grid
+
+
+def check_grid(table: Tensor, spec: HashGridSpec, active_levels: int, name: str) -> tuple:
+    """The arguments of the native ops behind the table."""
+    if tuple(table.shape) != (spec.table_entries, spec.features):
+        expected = [spec.table_entries, spec.features]
+        raise ValueError(f"{name}: table has shape {tuple(table.shape)}; expected {expected} for {spec}")
+    if not 0 <= active_levels <= spec.levels:
+        raise ValueError(f"{name}: active_levels is {active_levels}; expected 0 to {spec.levels}")
+    return spec.resolutions, spec.offsets, spec.smoothstep, active_levels
 
 
 def _none_if_empty(gradient: Tensor, needed: bool) -> Tensor | None:

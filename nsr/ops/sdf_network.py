@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsr import _ext
-from nsr.ops.dense_layers import LANES, Layers, check_alike, check_grid, fits_kernel, flat_layers, takes_reference
-from nsr.ops.hash_grid import HashGridSpec
+from nsr.ops.dense_layers import LANES, Layers, check_alike, fits_kernel, flat_layers, takes_reference
+from nsr.ops.hash_grid import HashGridSpec, check_grid
 from nsr.ops.reference import sdf_network as reference
 
 ActivationName = Literal["softplus", "squareplus"]

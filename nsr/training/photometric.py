@@ -34,13 +34,16 @@ class PhotometricTerm:
         self.levels = [patch_images(grey, level_cameras(scene.cameras, i)) for i, grey in enumerate(pyramid)]
         self.sources = source_views(scene.cameras, config.sources, config.min_angle)
 
-    def level(self, step: int) -> int:
-        """The level of the pyramid that a step looks at; 0 is full size."""
-        return max(len(self.levels) - 1 - step // self.config.level_steps, 0)
+    def level(self, step: int, progress: float) -> int:
+        """The coarse level of the pyramid at a point of the run; 0 is full size."""
+        coarse = len(self.levels) - 1
+        # A short run needs its steps on each level, and a long one, whose surface also gains detail slowly, its share.
+        passed = min(step / self.config.level_steps, progress / self.config.coarse_until * coarse)
+        return max(coarse - int(passed), 0)
 
-    def __call__(self, model: IDRModel, batch: PixelBatch, output: TrainingOutput, step: int) -> Tensor:
+    def __call__(self, model: IDRModel, batch: PixelBatch, output: TrainingOutput, step: int, progress: float) -> Tensor:
         """The mean over the compared rays."""
-        config, level = self.config, self.level(step)
+        config, level = self.config, self.level(step, progress)
         chosen = output.surface.nonzero()[: config.rays, 0]
         points, normals = output.points[: config.rays], output.normal[: config.rays]
         view, sources = batch.view[chosen], self.sources[batch.view[chosen]]

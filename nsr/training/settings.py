@@ -67,9 +67,10 @@ class PhotometricConfig:
 
     rays: surface rays per step that are compared; sources: how many other views each is compared with, min_angle degrees
     apart or more; best: how many of these count, the rest being taken for hidden; levels: of the image pyramid, 0 = as many as
-    make the coarsest images about 50 pixels wide; level_steps: steps on each level but the finest; patch: side of the
-    square patch in pixels, fine_patch: at full size. occlusion: whether sources from which the surface is hidden are found by
-    tracing. min_std: contrast (standard deviation, of 1) under which a patch says nothing.
+    make the coarsest images about 50 pixels wide. Each level but the finest lasts for level_steps steps, or longer, so that all
+    of them last until coarse_until of the run; they serve rays whose mean NCC at full size does not exceed matched.
+    patch: side of the square patch in pixels; fine_patch: at full size. occlusion: whether sources from which the surface is
+    hidden are found by tracing. min_std: contrast (standard deviation, of 1) under which a patch says nothing.
     """
 
     rays: int = 512
@@ -78,6 +79,7 @@ class PhotometricConfig:
     best: int = 2
     levels: int = 0
     level_steps: int = 150
+    coarse_until: float = 0.25
     patch: int = 7
     fine_patch: int = 5
     occlusion: bool = True
@@ -89,6 +91,8 @@ class PhotometricConfig:
             check(self, name, getattr(self, name) >= 1, "1 or more")
         for name in ("levels", "min_angle", "min_std"):
             check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        check(self, "coarse_until", 0 < self.coarse_until <= 1, "more than 0, at most 1")
+        check(self, "matched", -1 <= self.matched <= 1, "-1 to 1")
         for name in ("patch", "fine_patch"):
             check(self, name, getattr(self, name) % 2 == 1 and 3 <= getattr(self, name) <= 11, "3, 5, 7, 9 or 11")
 

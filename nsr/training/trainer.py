@@ -67,7 +67,7 @@ class Trainer:
         output = self._forward(batch)
         photometric = None
         if self.photometric is not None:
-            photometric = self.photometric(self.model, batch, output, self.clock.step)
+            photometric = self.photometric(self.model, batch, output, self.clock.step, progress)
         losses = idr_losses(
             output,
             batch.rgb,

@@ -11,7 +11,7 @@ import pytest
 
 from nsr.utils.errors import UsageError
 from nsr.utils.files import atomic_write, file_lock
-from nsr.utils.threads import set_thread_policy
+from nsr.utils.threads import THREAD_POLICY, set_thread_policy
 
 
 def test_a_file_appears_whole_with_ordinary_permissions(tmp_path):
@@ -70,4 +70,4 @@ def test_thread_policy_keeps_what_the_user_set(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     set_thread_policy()
-    assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("active", "0")
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("active", THREAD_POLICY["GOMP_SPINCOUNT"])
