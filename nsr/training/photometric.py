@@ -17,7 +17,7 @@ from nsr.training.settings import PhotometricConfig
 from nsr.types import Rays, Scene
 
 COARSEST_WIDTH = 50  # pixels, roughly
-CLEARANCE = 0.02  # scene units from a surface point within which nothing hides it
+CLEARANCE = 0.02  # scene units before a surface point within which nothing hides it
 
 
 class PhotometricTerm:
@@ -29,21 +29,20 @@ class PhotometricTerm:
 
     def __init__(self, scene: Scene, config: PhotometricConfig) -> None:
         self.config, self.cameras = config, scene.cameras
-        levels = config.levels or max(1, 1 + round(math.log2(scene.cameras.width / COARSEST_WIDTH)))
-        pyramid = grey_pyramid(scene, levels)
+        size = scene.cameras.width, scene.cameras.height
+        levels = config.levels or 1 + round(math.log2(size[0] / COARSEST_WIDTH))
+        most = 1 + int(math.log2(max(min(size) / config.patch, 1.0)))  # the coarsest images hold a patch
+        pyramid = grey_pyramid(scene, min(max(levels, 1), most))
         self.levels = [patch_images(grey, level_cameras(scene.cameras, i)) for i, grey in enumerate(pyramid)]
         self.sources = source_views(scene.cameras, config.sources, config.min_angle)
 
-    def level(self, step: int, progress: float) -> int:
-        """The coarse level of the pyramid at a point of the run; 0 is full size."""
-        coarse = len(self.levels) - 1
-        # A short run needs its steps on each level, and a long one, whose surface also gains detail slowly, its share.
-        passed = min(step / self.config.level_steps, progress / self.config.coarse_until * coarse)
-        return max(coarse - int(passed), 0)
+    def level(self, step: int) -> int:
+        """The coarse level of the pyramid that a step looks at; 0 is full size."""
+        return max(len(self.levels) - 1 - step // self.config.level_steps, 0)
 
-    def __call__(self, model: IDRModel, batch: PixelBatch, output: TrainingOutput, step: int, progress: float) -> Tensor:
+    def __call__(self, model: IDRModel, batch: PixelBatch, output: TrainingOutput, step: int) -> Tensor:
         """The mean over the compared rays."""
-        config, level = self.config, self.level(step, progress)
+        config, level = self.config, self.level(step)
         chosen = output.surface.nonzero()[: config.rays, 0]
         points, normals = output.points[: config.rays], output.normal[: config.rays]
         view, sources = batch.view[chosen], self.sources[batch.view[chosen]]
@@ -52,7 +51,8 @@ class PhotometricTerm:
         best = self._best(points, normals, batch.pixels[chosen], view, sources, 0)
         if level:
             coarse = self._best(points, normals, batch.pixels[chosen], view, sources, level)
-            lost = ~(best.mean(dim=1, keepdim=True) > config.matched)  # also where the fine patch has nothing to compare
+            # Also lost is a ray whose fine patch has too little to compare with, if its coarse one has more.
+            lost = ~(best.mean(dim=1, keepdim=True) > config.matched) & coarse.isfinite().any(dim=1, keepdim=True)
             best = torch.where(lost, coarse, best)
         counts = best.isfinite()
         return torch.where(counts, 1.0 - best, 0.0).sum() / counts.sum().clamp_min(1)
@@ -67,9 +67,8 @@ class PhotometricTerm:
     @torch.no_grad()
     def _hidden(self, model: IDRModel, points: Tensor, sources: Tensor) -> Tensor:
         """Which of the source views [N, K] do not see the point [N, 3] on the surface."""
-        # From the surface outwards: there a few long steps end a ray, while one that arrives creeps up to the surface.
-        lines = self.cameras.centers[sources.clamp_min(0)] - points[:, None]
-        distance = lines.norm(dim=-1).flatten()
-        directions = F.normalize(lines, dim=-1)
-        hits = model.trace(Rays((points[:, None] + CLEARANCE * directions).flatten(0, 1), directions.flatten(0, 1)))
-        return (hits.hit & (hits.distance + CLEARANCE < distance)).view_as(sources)
+        origins = self.cameras.centers[sources.clamp_min(0)]
+        lines = points[:, None] - origins
+        distance = lines.norm(dim=-1)
+        hits = model.trace(Rays(origins.flatten(0, 1), F.normalize(lines, dim=-1).flatten(0, 1)))
+        return (hits.hit & (hits.distance < distance.flatten() - CLEARANCE)).view_as(sources)

@@ -66,10 +66,11 @@ def mask_alpha(loss: LossConfig, config: TrainConfig, epoch: int, progress: floa
     return loss.alpha * loss.alpha_factor ** milestones_passed(loss.alpha_milestones, config, epoch, progress)
 
 
-def show_detail(model: IDRModel, config: TrainConfig, progress: float) -> None:
+def show_detail(model: IDRModel, config: TrainConfig, step: int, progress: float) -> None:
     """Switch on the encoder levels that the surface and its colour may use at this point of the run."""
 
     def visible(full_at: float) -> float:
-        return min(progress / full_at, 1.0) if full_at > 0 else 1.0
+        by_steps = step / config.detail_steps if config.detail_steps > 0 else 0.0
+        return min(max(progress / full_at, by_steps), 1.0) if full_at > 0 else 1.0
 
     model.set_progress(visible(config.geometry_full_at), visible(config.appearance_full_at))

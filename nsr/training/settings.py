@@ -66,9 +66,9 @@ class PhotometricConfig:
     """How patches of the photographs are compared across views (the term's weight: loss.photometric_weight).
 
     rays: surface rays per step that are compared; sources: how many other views each is compared with, min_angle degrees
-    apart or more; best: how many of these count, the rest being taken for hidden; levels: of the image pyramid, 0 = as many as
-    make the coarsest images about 50 pixels wide. Each level but the finest lasts for level_steps steps, or longer, so that all
-    of them last until coarse_until of the run; they serve rays whose mean NCC at full size does not exceed matched.
+    apart or more; best: how many of these count, the rest being taken for hidden; levels: of the image pyramid, 0 for as many
+    as make the coarsest images about 50 pixels wide. Each level but the finest lasts for level_steps steps; it serves the rays
+    whose mean NCC at full size does not exceed matched.
     patch: side of the square patch in pixels; fine_patch: at full size. occlusion: whether sources from which the surface is
     hidden are found by tracing. min_std: contrast (standard deviation, of 1) under which a patch says nothing.
     """
@@ -79,7 +79,6 @@ class PhotometricConfig:
     best: int = 2
     levels: int = 0
     level_steps: int = 150
-    coarse_until: float = 0.25
     patch: int = 7
     fine_patch: int = 5
     occlusion: bool = True
@@ -91,7 +90,6 @@ class PhotometricConfig:
             check(self, name, getattr(self, name) >= 1, "1 or more")
         for name in ("levels", "min_angle", "min_std"):
             check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
-        check(self, "coarse_until", 0 < self.coarse_until <= 1, "more than 0, at most 1")
         check(self, "matched", -1 <= self.matched <= 1, "-1 to 1")
         for name in ("patch", "fine_patch"):
             check(self, name, getattr(self, name) % 2 == 1 and 3 <= getattr(self, name) <= 11, "3, 5, 7, 9 or 11")
@@ -106,7 +104,8 @@ class TrainConfig:
     Learning rate at any time: rate * lr_final^progress * lr_factor^(milestones passed). Milestones, here and in
     loss.alpha_milestones, count epochs or fractions of the run. table_learning_rate: for the encoders' tables, which learn
     faster than networks; learning_rate_cam: for trainable cameras, and constant, as in IDR.
-    geometry_full_at, appearance_full_at: progress at which the encoders of the surface and of its colour show all their levels.
+    geometry_full_at, appearance_full_at: progress at which the encoders of surface and colour show all their levels; they do
+    at the latest after detail_steps steps (0: no such bound), since a long run gains nothing from a longer coarse phase.
     """
 
     nepoch: int = 2000
@@ -121,12 +120,13 @@ class TrainConfig:
     milestone_unit: Literal["epoch", "progress"] = "epoch"
     geometry_full_at: float = 0.0
     appearance_full_at: float = 0.0
+    detail_steps: int = 0
     checkpoint_seconds: float = 60.0
     preview_steps: int = 0
     max_bad_steps: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("nepoch", "budget", "checkpoint_seconds", "preview_steps"):
+        for name in ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "detail_steps"):
             check(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("learning_rate", "learning_rate_cam", "table_learning_rate", "lr_final", "lr_factor"):
             check(self, name, 0 < getattr(self, name) < math.inf, "more than 0")

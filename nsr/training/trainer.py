@@ -60,14 +60,14 @@ class Trainer:
     def step(self) -> dict[str, float]:
         """One optimisation step; returns the losses by name. A step whose loss or gradient is not finite changes nothing."""
         config, progress, epoch = self.config, self.clock.progress, self.clock.epoch
-        show_detail(self.model, config.train, progress)
+        show_detail(self.model, config.train, self.clock.step, progress)
         self.optimisers.set_rate_factor(learning_rate_factor(config.train, epoch, progress))
         draw = self.sampler.draw_from_image if config.sampling.mode == "image" else self.sampler.draw
         batch = draw(self.rays)
         output = self._forward(batch)
         photometric = None
         if self.photometric is not None:
-            photometric = self.photometric(self.model, batch, output, self.clock.step, progress)
+            photometric = self.photometric(self.model, batch, output, self.clock.step)
         losses = idr_losses(
             output,
             batch.rgb,
@@ -136,7 +136,7 @@ class Trainer:
                 self.save(folder)
                 saved = time.monotonic()
         self.clock.pause()
-        show_detail(self.model, self.config.train, self.clock.progress)
+        show_detail(self.model, self.config.train, self.clock.step, self.clock.progress)
         if folder is not None:
             self.save(folder)
 
@@ -149,7 +149,7 @@ class Trainer:
             return
         self.clock.start()
         if self.config.start.type == "hull":
-            show_detail(self.model, self.config.train, 0.0)
+            show_detail(self.model, self.config.train, 0, 0.0)
             start_from_hull(self.model, self.scene, self.config.start, self.config.train, self.generator)
         self.clock.pause()
         self.started = True
