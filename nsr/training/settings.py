@@ -68,7 +68,7 @@ class PhotometricConfig:
     rays: surface rays per step that are compared; sources: how many other views each is compared with, min_angle degrees
     apart or more; best: how many of these count, the rest being taken for hidden; levels: of the image pyramid, 0 for as many
     as make the coarsest images about 50 pixels wide. Each level but the finest lasts for level_steps steps; it serves the rays
-    whose mean NCC at full size does not exceed matched.
+    whose mean NCC at full size does not exceed matched (1: all of them).
     patch: side of the square patch in pixels; fine_patch: at full size. occlusion: whether sources from which the surface is
     hidden are found by tracing. min_std: contrast (standard deviation, of 1) under which a patch says nothing.
     """
@@ -83,7 +83,7 @@ class PhotometricConfig:
     fine_patch: int = 5
     occlusion: bool = True
     min_std: float = 0.01
-    matched: float = 0.5
+    matched: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("rays", "sources", "best", "level_steps"):
