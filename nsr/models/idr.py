@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nsr.geometry.voxels import Voxels
 from nsr.models.implicit_network import ImplicitNetwork, ImplicitNetworkConfig
 from nsr.models.intersection import differentiable_intersection
 from nsr.models.rendering_network import RenderingNetwork, RenderingNetworkConfig
@@ -39,16 +40,18 @@ class ModelConfig:
 
 
 class TrainingOutput(NamedTuple):
-    """What the losses of a step of N rays need; S of the rays hit the surface inside the mask.
+    """What the losses of a step of N rays need; S of the rays hit the surface inside the mask, and not in free space.
 
-    surface: [N] bool, those S rays; points: [S, 3], the differentiable intersections; normal: [S, 3], the SDF's gradient there
-    (not normalised); rgb: [S, 3]; sdf: [N] at the hit, or at the ray's smallest SDF where it misses;
+    surface: [N] bool, those S rays; free: [N] bool, the rays that hit it where nothing is; points: [S, 3], the differentiable
+    intersections; normal: [S, 3], the SDF's gradient there (not normalised); rgb: [S, 3]; sdf: [N] at the hit, or at the
+    ray's smallest SDF where it misses;
     gradient: [P, 3] of the SDF at all points of the step (rays, volume, neighbours), for the eikonal term;
     centre_gradient, neighbour_gradient: [M, 3] at M of the ray points and at a point beside each.
     evaluations: SDF evaluations spent on tracing.
     """
 
     surface: Tensor
+    free: Tensor
     points: Tensor
     normal: Tensor
     rgb: Tensor
@@ -138,17 +141,19 @@ class IDRModel(nn.Module):
         object_mask: Bool[Tensor, " N"],
         volume_points: Float[Tensor, "U 3"],
         neighbour_offsets: Float[Tensor, "M 3"],
+        free_space: Voxels | None = None,
     ) -> TrainingOutput:
         """One training step's forward pass.
 
         object_mask: which of the N rays see the object; volume_points: where else the eikonal term looks;
         neighbour_offsets: M <= N displacements; ray points 0 .. M - 1 get a neighbour at that offset, whose gradient joins the
-        eikonal term and serves the smoothness term.
+        eikonal term and serves the smoothness term; free_space: where a surface is known to be wrong.
         """
         with torch.no_grad():
             hits = self.trace(Rays(rays.origins.detach(), rays.directions.detach()), object_mask)
-        surface = hits.hit & object_mask
         points = rays.at(hits.distance)
+        in_free_space = torch.zeros_like(hits.hit) if free_space is None else free_space.contain(points.detach())
+        surface = hits.hit & object_mask & ~in_free_space
         n, m = points.shape[0], neighbour_offsets.shape[0]
         neighbours = points[:m].detach() + neighbour_offsets
         # As in IDR, the eikonal and smoothness terms do not see the cameras: they would move them to where they are small.
@@ -170,6 +175,7 @@ class IDRModel(nn.Module):
         centres = surface[:m]
         return TrainingOutput(
             surface=surface,
+            free=hits.hit & in_free_space,
             points=crossing,
             normal=shaded.gradient,
             rgb=rgb,

@@ -49,22 +49,26 @@ class Optimisers:
     as in IDR."""
 
     def __init__(self, model: IDRModel, cameras: nn.Module | None, config: TrainConfig) -> None:
-        tables = [p for name, p in model.named_parameters() if name.endswith("encoder.table")]
-        table_ids = {id(p) for p in tables}
-        networks = [p for p in model.parameters() if id(p) not in table_ids]
+        groups = {"networks": [], "tables": []}
+        for part in (model.implicit_network, model.rendering_network):
+            for kind, of_kind in groups.items():
+                parameters = [p for name, p in part.named_parameters() if name.endswith("encoder.table") == (kind == "tables")]
+                if parameters:
+                    of_kind.append({"params": parameters, "shape": part is model.implicit_network})
         self.members: dict[str, torch.optim.Optimizer] = {
-            "networks": torch.optim.Adam(networks, lr=config.learning_rate, betas=config.adam_betas, fused=True)
+            "networks": torch.optim.Adam(groups["networks"], lr=config.learning_rate, betas=config.adam_betas, fused=True)
         }
-        if tables:
-            self.members["tables"] = TableAdam(tables, lr=config.table_learning_rate, betas=config.adam_betas)
+        if groups["tables"]:
+            self.members["tables"] = TableAdam(groups["tables"], lr=config.table_learning_rate, betas=config.adam_betas)
         if cameras is not None:
             self.members["cameras"] = torch.optim.SparseAdam(list(cameras.parameters()), lr=config.learning_rate_cam)
         self._scheduled = {name: member.param_groups[0]["lr"] for name, member in self.members.items() if name != "cameras"}
 
-    def set_rate_factor(self, factor: float) -> None:
+    def set_rate_factor(self, factor: float, of_shape: float = 1.0) -> None:
+        """Scale all rates but the cameras', and those of the implicit network by `of_shape` more."""
         for name, rate in self._scheduled.items():
             for group in self.members[name].param_groups:
-                group["lr"] = rate * factor
+                group["lr"] = rate * factor * (of_shape if group["shape"] else 1.0)
 
     def zero_grad(self) -> None:
         for member in self.members.values():
@@ -72,7 +76,8 @@ class Optimisers:
 
     def gradient_norm(self) -> float:
         """Length of the networks' gradient."""
-        grads = [p.grad for p in self.members["networks"].param_groups[0]["params"] if p.grad is not None]
+        groups = self.members["networks"].param_groups
+        grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         return torch.stack(torch._foreach_norm(grads)).norm().item() if grads else 0.0
 
     def step(self) -> None:

@@ -234,7 +234,7 @@ def _open(checkpoint: Checkpoint, file: Path, device: torch.device | str) -> Run
     model = IDRModel.build(config.model, meta["seed"])
     state = unflatten("run", checkpoint.tensors, meta["state"])
     model.load_state_dict(state["model"])
-    show_detail(model, config.train, meta["step"], state["progress"])
+    show_detail(model, config.train, state["progress"])
     width, height = state["cameras"]["size"]
     cameras = Cameras(state["cameras"]["intrinsics"], state["cameras"]["camera_to_world"], width, height)
     world_from_scene = np.asarray(meta["world_from_scene"])

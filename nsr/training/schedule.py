@@ -61,16 +61,20 @@ def learning_rate_factor(config: TrainConfig, epoch: int, progress: float) -> fl
     return config.lr_final**progress * config.lr_factor**passed
 
 
+def shape_rate_factor(config: TrainConfig, step: int) -> float:
+    """Of the implicit network's learning rates, relative to the others: shape_rate after a warm-up over warmup_steps steps."""
+    return config.shape_rate * min((step + 1) / max(config.warmup_steps, 1), 1.0)
+
+
 def mask_alpha(loss: LossConfig, config: TrainConfig, epoch: int, progress: float) -> float:
     """Sharpness of the differentiable mask (IDR, sec. B.3: doubled at each milestone)."""
     return loss.alpha * loss.alpha_factor ** milestones_passed(loss.alpha_milestones, config, epoch, progress)
 
 
-def show_detail(model: IDRModel, config: TrainConfig, step: int, progress: float) -> None:
+def show_detail(model: IDRModel, config: TrainConfig, progress: float) -> None:
     """Switch on the encoder levels that the surface and its colour may use at this point of the run."""
 
     def visible(full_at: float) -> float:
-        by_steps = step / config.detail_steps if config.detail_steps > 0 else 0.0
-        return min(max(progress / full_at, by_steps), 1.0) if full_at > 0 else 1.0
+        return min(progress / full_at, 1.0) if full_at > 0 else 1.0
 
     model.set_progress(visible(config.geometry_full_at), visible(config.appearance_full_at))

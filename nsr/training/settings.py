@@ -46,10 +46,11 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class StartConfig:
-    """From which surface training starts: the sphere of the geometric initialisation, or the visual hull of the masks,
-    carved on resolution^3 vertices and taught to the network for `steps` steps of `points` points."""
+    """From which surface training starts: the sphere of the geometric initialisation; the visual hull of the masks, carved on
+    resolution^3 vertices and taught to the network for `steps` steps of `points` points; or the hull without what depths found
+    by stereo say is free (nsr.training.stereo)."""
 
-    type: Literal["sphere", "hull"] = "sphere"
+    type: Literal["sphere", "hull", "stereo"] = "sphere"
     resolution: int = 128
     steps: int = 150
     points: int = 8192
@@ -104,8 +105,9 @@ class TrainConfig:
     Learning rate at any time: rate * lr_final^progress * lr_factor^(milestones passed). Milestones, here and in
     loss.alpha_milestones, count epochs or fractions of the run. table_learning_rate: for the encoders' tables, which learn
     faster than networks; learning_rate_cam: for trainable cameras, and constant, as in IDR.
-    geometry_full_at, appearance_full_at: progress at which the encoders of surface and colour show all their levels; they do
-    at the latest after detail_steps steps (0: no such bound), since a long run gains nothing from a longer coarse phase.
+    shape_rate: learning rates of the implicit network relative to the others, reached after a rise over warmup_steps steps. The
+    colours that a new rendering network guesses say nothing about the shape, and Adam follows them as far as any others.
+    geometry_full_at, appearance_full_at: progress at which the encoders of surface and colour show all their levels.
     """
 
     nepoch: int = 2000
@@ -120,15 +122,16 @@ class TrainConfig:
     milestone_unit: Literal["epoch", "progress"] = "epoch"
     geometry_full_at: float = 0.0
     appearance_full_at: float = 0.0
-    detail_steps: int = 0
+    shape_rate: float = 1.0
+    warmup_steps: int = 0
     checkpoint_seconds: float = 60.0
     preview_steps: int = 0
     max_bad_steps: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "detail_steps"):
+        for name in ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "warmup_steps"):
             check(self, name, getattr(self, name) >= 0, "0 or more")
-        for name in ("learning_rate", "learning_rate_cam", "table_learning_rate", "lr_final", "lr_factor"):
+        for name in ("learning_rate", "learning_rate_cam", "table_learning_rate", "lr_final", "lr_factor", "shape_rate"):
             check(self, name, 0 < getattr(self, name) < math.inf, "more than 0")
         for name in ("geometry_full_at", "appearance_full_at"):
             check(self, name, 0 <= getattr(self, name) <= 1, "0 to 1")

@@ -1,4 +1,4 @@
-"""Where training starts: the SDF network is taught the visual hull of the masks before the first photograph is looked at."""
+"""Where training starts: the SDF network is taught the visual hull of the masks, or what stereo leaves of it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsr.geometry.visual_hull import carve, grid_axis, hull_signed_distance
+from nsr.geometry.voxels import Voxels
 from nsr.models.idr import IDRModel
 from nsr.models.losses import eikonal_loss
 from nsr.training.optimisers import Optimisers
-from nsr.training.settings import StartConfig, TrainConfig
+from nsr.training.settings import Config, StartConfig, TrainConfig
+from nsr.training.stereo import carve_by_stereo
 from nsr.types import Scene
 from nsr.utils.errors import DataError
 
+CLEARANCE = 2  # voxels that stereo carved but may have carved wrongly, next to what it left
 
-def start_from_hull(model: IDRModel, scene: Scene, config: StartConfig, train: TrainConfig, generator: torch.Generator) -> None:
+
+def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: torch.Generator) -> Voxels | None:
     """Fit the model's SDF to the visual hull of the scene's masks, in the cube around its bounding sphere.
 
+    Returns what of the hull is known to be free, where stereo has carved it: to be kept free.
     Raises DataError when the masks and cameras have no common volume: then one of them is wrong.
     """
-    radius = model.bounding_radius
-    occupancy = carve(scene.masks, scene.cameras, config.resolution, radius)
+    start, radius = config.start, model.bounding_radius
+    occupancy = carve(scene.masks, scene.cameras, start.resolution, radius)
     # Few views see the corners of the cube, so they may survive the carving; the object lies in the ball.
-    axis = grid_axis(config.resolution, radius, occupancy.device)
+    axis = grid_axis(start.resolution, radius, occupancy.device)
     occupancy &= axis[:, None, None].square() + axis[:, None].square() + axis.square() < radius**2
     if not occupancy.any():
         raise DataError(
@@ -32,8 +37,11 @@ def start_from_hull(model: IDRModel, scene: Scene, config: StartConfig, train: T
             f"`nsr data check {scene.source or 'DIR'}`, "
             "or start from a sphere with start.type=sphere"
         )
-    target = hull_signed_distance(occupancy, radius).to(scene.masks.device)
-    _teach(model, target, config, train, generator)
+    surface = hull = Voxels(occupancy, radius)
+    if start.type == "stereo":
+        surface = carve_by_stereo(hull, scene, config.photometric)
+    _teach(model, hull_signed_distance(surface.occupied, radius), start, config.train, generator)
+    return Voxels(hull.occupied & ~surface.grown(CLEARANCE).occupied, radius) if start.type == "stereo" else None
 
 
 def _teach(

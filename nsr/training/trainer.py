@@ -14,13 +14,14 @@ from nsr.config import to_tree
 from nsr.datasets.sampling import PixelBatch, PixelSampler
 from nsr.geometry.cameras import pixel_rays
 from nsr.geometry.poses import TrainableCameras
+from nsr.geometry.voxels import Voxels
 from nsr.models.idr import IDRModel, TrainingOutput
 from nsr.models.losses import idr_losses
 from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
 from nsr.training.guards import BadStepGuard, TerminationSignal, is_out_of_memory
 from nsr.training.optimisers import Optimisers
 from nsr.training.photometric import PhotometricTerm
-from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, show_detail
+from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape_rate_factor, show_detail
 from nsr.training.settings import Config
 from nsr.training.start import start_from_hull
 from nsr.types import Cameras, Rays, Scene
@@ -54,14 +55,16 @@ class Trainer:
         self.guard = BadStepGuard(config.train.max_bad_steps)
         self.rays_seen = 0
         self.started = False
+        self.free_space: Voxels | None = None  # where the start saw that nothing is
 
     # ------------------------------------------------------------------------------------------------ one step
 
     def step(self) -> dict[str, float]:
         """One optimisation step; returns the losses by name. A step whose loss or gradient is not finite changes nothing."""
         config, progress, epoch = self.config, self.clock.progress, self.clock.epoch
-        show_detail(self.model, config.train, self.clock.step, progress)
-        self.optimisers.set_rate_factor(learning_rate_factor(config.train, epoch, progress))
+        show_detail(self.model, config.train, progress)
+        of_shape = shape_rate_factor(config.train, self.clock.step)
+        self.optimisers.set_rate_factor(learning_rate_factor(config.train, epoch, progress), of_shape)
         draw = self.sampler.draw_from_image if config.sampling.mode == "image" else self.sampler.draw
         batch = draw(self.rays)
         output = self._forward(batch)
@@ -96,6 +99,7 @@ class Trainer:
             batch.mask > 0.5,
             (2.0 * volume - 1.0) * self.model.bounding_radius,
             offsets * sampling.neighbour_sigma,
+            self.free_space,
         )
 
     def _rays(self, view: Tensor, pixels: Tensor) -> Rays:
@@ -136,7 +140,7 @@ class Trainer:
                 self.save(folder)
                 saved = time.monotonic()
         self.clock.pause()
-        show_detail(self.model, self.config.train, self.clock.step, self.clock.progress)
+        show_detail(self.model, self.config.train, self.clock.progress)
         if folder is not None:
             self.save(folder)
 
@@ -148,9 +152,11 @@ class Trainer:
         if self.started:
             return
         self.clock.start()
-        if self.config.start.type == "hull":
-            show_detail(self.model, self.config.train, 0, 0.0)
-            start_from_hull(self.model, self.scene, self.config.start, self.config.train, self.generator)
+        if self.config.start.type != "sphere":
+            show_detail(self.model, self.config.train, 0.0)
+            free_space = start_from_hull(self.model, self.scene, self.config, self.generator)
+            if self.poses is None:  # what wrong cameras saw must not bind the corrected ones
+                self.free_space = free_space
         self.clock.pause()
         self.started = True
 
@@ -198,6 +204,7 @@ class Trainer:
             "rays": self.rays,
             "rays_seen": self.rays_seen,
             "progress": self.clock.progress,
+            "free_space": self.free_space.occupied if self.free_space is not None else None,
             "bad_steps": self.guard.state_dict(),
         }
         tensors, rest = flatten("run", state)
@@ -225,5 +232,7 @@ class Trainer:
         self.generator.set_state(state["generator"].cpu())
         self.clock.load_state_dict(state["clock"])
         self.guard.load_state_dict(state["bad_steps"])
+        if state["free_space"] is not None:
+            self.free_space = Voxels(state["free_space"].to(self.device), self.model.bounding_radius)
         self.rays, self.rays_seen = state["rays"], state["rays_seen"]
         self.started = True

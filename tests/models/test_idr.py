@@ -9,6 +9,7 @@ from nsr.config import Variant
 from nsr.encoders.hash_grid import HashGridConfig
 from nsr.encoders.positional import PositionalConfig
 from nsr.encoders.spherical_harmonics import SphericalHarmonicsConfig
+from nsr.geometry.voxels import Voxels
 from nsr.models.idr import IDRModel, ModelConfig
 from nsr.models.implicit_network import ImplicitNetworkConfig
 from nsr.models.losses import eikonal_loss, mask_loss, smoothness_loss
@@ -167,6 +168,21 @@ def test_masked_out_rays_have_no_colour_but_a_distance():
     assert output.neighbour_gradient.shape == (6, 3)
     # Background rays are judged at their point of smallest SDF, which lies inside here.
     assert (output.sdf[~mask] < -0.05).all()
+
+
+def test_hits_in_free_space_are_told_apart_and_not_shaded():
+    model = IDRModel.build(SMALL, 0)
+    rays = rays_at_the_origin(20)
+    mask = torch.arange(20) < 12
+    points = rays.at(model.trace(rays, mask).distance)
+    half = Voxels(torch.zeros(33, 33, 33, dtype=torch.bool), 1.2)
+    half.occupied[17:] = True
+    output = model(rays, mask, nothing(5), 0.01 * torch.ones(6, 3), half)
+    right = points[:, 0] > 0.5 * half.size
+    assert 0 < right[mask].sum() < 12
+    assert torch.equal(output.surface, mask & ~right)
+    assert torch.equal(output.free[mask], right[mask])
+    assert output.rgb.shape == output.points.shape == (int((mask & ~right).sum()), 3)
 
 
 @pytest.mark.parametrize(("mode", "inputs"), [("idr", 3 + 15 + 3 + 8), ("no_view_dir", 3 + 3 + 8), ("no_normal", 3 + 15 + 8)])

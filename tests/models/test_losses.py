@@ -33,13 +33,6 @@ def test_mask_cross_entropy_counts_only_rays_off_the_surface():
     assert grad[2] > 0  # object without surface: f falls
 
 
-def test_rays_that_miss_inside_the_mask_may_count_more():
-    sdf, surface, mask = torch.tensor([0.1, 0.3]), torch.tensor([False, False]), torch.tensor([0.0, 1.0])
-    outside, missing = math.log1p(math.exp(-5.0)), math.log1p(math.exp(15.0))
-    loss = mask_loss(sdf, surface, mask, alpha=50.0, missing_factor=4.0)
-    assert math.isclose(loss.item(), (outside + 4.0 * missing) / (50.0 * 2), rel_tol=1e-5)
-
-
 def test_eikonal_is_zero_for_unit_gradients_and_finite_at_zero():
     unit = torch.nn.functional.normalize(torch.randn(10, 3), dim=-1)
     assert eikonal_loss(unit) < 1e-10
@@ -56,10 +49,22 @@ def test_smoothness_ignores_length_and_grows_with_the_angle():
     assert all(math.isclose(got, 2 * math.sin(a / 2), rel_tol=1e-4) for got, a in zip(angles, (0.1, 0.5, 1.0), strict=True))
 
 
+def test_a_surface_in_free_space_is_pushed_away_though_the_mask_shows_the_object():
+    sdf = torch.tensor([0.0, 0.0], requires_grad=True)
+    nothing = torch.zeros(0, 3)
+    neither, free = torch.tensor([[False, False], [True, False]])
+    output = TrainingOutput(neither, free, nothing, nothing, nothing, sdf, torch.ones(1, 3), nothing, nothing, 0)
+    terms = idr_losses(output, torch.zeros(2, 3), torch.ones(2), LossConfig(), alpha=50.0, progress=0.0)
+    (grad,) = torch.autograd.grad(terms["mask"], sdf)
+    assert grad[0] < 0  # f grows: the surface leaves
+    assert grad[1] > 0
+
+
 def test_terms_are_weighted_and_some_fade():
     generator = torch.Generator().manual_seed(0)
     output = TrainingOutput(
         surface=torch.tensor([True, False]),
+        free=torch.tensor([False, False]),
         points=torch.zeros(1, 3),
         normal=torch.zeros(1, 3),
         rgb=torch.rand(1, 3, generator=generator),

@@ -7,7 +7,7 @@ import pytest
 
 from nsr.models.losses import LossConfig
 from nsr.training.run import split_views
-from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, show_detail
+from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape_rate_factor, show_detail
 from nsr.training.settings import TrainConfig
 
 
@@ -35,19 +35,23 @@ def test_exponential_decay_ends_at_lr_final():
     assert learning_rate_factor(train, 0, 0.5) == pytest.approx(0.03**0.5)
 
 
-def test_detail_comes_with_progress_or_with_steps_whichever_is_first():
+def test_detail_comes_with_progress():
     shown = []
 
     class Model:
         def set_progress(self, geometry, appearance):
             shown.append((geometry, appearance))
 
-    train = TrainConfig(geometry_full_at=0.4, appearance_full_at=0.0, detail_steps=100)
-    for step, progress in ((10, 0.2), (50, 0.1), (500, 0.1), (0, 0.8)):
-        show_detail(Model(), train, step, progress)
-    assert shown == [(0.5, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 1.0)]
-    show_detail(Model(), TrainConfig(geometry_full_at=0.4), 10**6, 0.1)
-    assert shown[-1] == (0.25, 1.0)  # no bound in steps
+    train = TrainConfig(geometry_full_at=0.4, appearance_full_at=0.0)
+    for progress in (0.1, 0.2, 0.8):
+        show_detail(Model(), train, progress)
+    assert shown == [(0.25, 1.0), (0.5, 1.0), (1.0, 1.0)]
+
+
+def test_the_shape_learns_slower_and_warms_up():
+    train = TrainConfig(shape_rate=0.2, warmup_steps=100)
+    assert [shape_rate_factor(train, step) for step in (0, 49, 99, 5000)] == pytest.approx([0.002, 0.1, 0.2, 0.2])
+    assert shape_rate_factor(TrainConfig(), 0) == 1.0
 
 
 def test_clock_ends_at_the_tighter_bound_and_does_not_count_pauses():

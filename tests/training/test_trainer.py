@@ -262,6 +262,26 @@ def test_out_of_memory_halves_the_rays_then_gives_up_with_the_state_saved(tmp_pa
     assert (tmp_path / "checkpoints" / "latest.safetensors").exists()
 
 
+def test_what_stereo_saw_as_free_survives_a_checkpoint(tmp_path):
+    start = StartConfig(type="stereo", resolution=32, steps=20, points=512)
+    config, scene = dataclasses.replace(small_config(), start=start), sphere_scene()
+    first = Trainer(config, scene)
+    first.start()
+    first.free_space.occupied[:16] = True  # plenty, so that losing it would show
+    first.save(tmp_path)
+    second = Trainer(config, scene)
+    second.resume(tmp_path / "checkpoints" / "latest.safetensors")
+    assert torch.equal(second.free_space.occupied, first.free_space.occupied)
+    assert second.step() == first.step()
+
+
+def test_cameras_that_are_yet_to_be_corrected_bind_no_space():
+    start = StartConfig(type="stereo", resolution=32, steps=5, points=64)
+    trainer = Trainer(dataclasses.replace(small_config(), start=start), sphere_scene(), train_cameras=True)
+    trainer.start()
+    assert trainer.free_space is None
+
+
 def test_masks_without_common_volume_are_refused():
     scene = sphere_scene()
     masks = torch.zeros_like(scene.masks)

@@ -1,0 +1,103 @@
+"""Carving by stereo on a ball painted with waves, inside hulls that are larger than it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from nsr.geometry.visual_hull import grid_axis
+from nsr.geometry.voxels import Voxels
+from nsr.training.settings import PhotometricConfig
+from nsr.training.stereo import PlaneSweep, carve_by_stereo
+from tests.support.painted_ball import RADIUS, PaintedBall, photographs, ring_of_cameras
+from tests.support.painted_plane import paint
+
+RESOLUTION, EXTENT = 64, 1.0
+CONFIG = PhotometricConfig(min_std=0.0)
+
+
+class WavyBall(PaintedBall):
+    def color(self, points, view_dirs):
+        return paint(2.0 * points)[..., None].repeat(1, 3)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """30 views around a ball of about 130 pixels across."""
+    cameras = ring_of_cameras(views=30, width=160, height=120)
+    intrinsics = cameras.intrinsics * torch.tensor([4.0, 4.0, 1.0])[:, None]
+    return photographs(dataclasses.replace(cameras, intrinsics=intrinsics), WavyBall())
+
+
+def vertices() -> torch.Tensor:
+    axis = grid_axis(RESOLUTION, EXTENT)
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+
+
+def ball(radius: float, centre=(0.0, 0.0, 0.0)) -> Voxels:
+    return Voxels((vertices() - torch.tensor(centre)).norm(dim=-1) < radius, EXTENT)
+
+
+def test_depths_lie_on_the_painted_ball(scene):
+    sweep = PlaneSweep(scene, CONFIG, ball(0.85))
+    found = sweep.depths()
+    depths = sweep.consistent(found)
+    assert 0.5 < depths.isfinite().sum() / sweep.swept.sum() < found.isfinite().sum() / sweep.swept.sum()
+    points = torch.cat([sweep._points(view, depths) for view in range(len(scene))])
+    error = (points[points.isfinite().all(1)].norm(dim=-1) - RADIUS).abs()
+    assert error.median() < 0.5 * sweep.hull.size
+    assert error.quantile(0.98) < 2.5 * sweep.hull.size
+
+
+def test_what_is_in_front_of_the_surface_is_carved_and_the_object_is_not(scene):
+    hull = ball(0.85)
+    carved = carve_by_stereo(hull, scene, CONFIG).occupied
+    assert not (carved & ~hull.occupied).any()
+    assert carved[ball(RADIUS - 2.0 * hull.size).occupied].float().mean() > 0.999  # a few single voxels vanish when blurred
+    points = vertices()
+    faced = points[..., 2].abs() < 0.3
+    front = hull.occupied & (points.norm(dim=-1) > RADIUS + 3.0 * hull.size) & faced
+    assert carved[front].float().mean() < 0.02
+
+
+def test_a_hull_without_filled_cavities_stays(scene):
+    exact = ball(RADIUS)
+    carved = carve_by_stereo(exact, scene, CONFIG).occupied
+    assert (exact.occupied & ~carved).sum() < 0.02 * exact.occupied.sum()
+
+
+def with_piece(radius: float, centre) -> Voxels:
+    """The painted ball, smaller, and a piece beside it that touches it not."""
+    return Voxels(ball(0.3).occupied | ball(radius, centre).occupied, EXTENT)
+
+
+def test_a_piece_that_the_masks_need_stays_without_depths(scene):
+    hull = with_piece(0.1, (0.0, 0.0, 0.5))  # above, where no view of the ring has anything else in its place
+    sweep = PlaneSweep(scene, CONFIG, hull)
+    kept = sweep.without_remnants(hull, torch.full(sweep.swept.shape, torch.nan))
+    assert torch.equal(kept.occupied, hull.occupied)
+
+
+def test_a_piece_that_floats_before_the_object_goes(scene):
+    towards = torch.nn.functional.normalize(scene.cameras.centers[0], dim=0)
+    hull = with_piece(0.1, (0.5 * towards).tolist())
+    near = [0, 1, 29]  # from where the object is behind it
+    sweep = PlaneSweep(scene.select(near), CONFIG, hull)
+    nothing = torch.full(sweep.swept.shape, torch.nan)
+    assert torch.equal(sweep.without_remnants(hull, nothing).occupied, ball(0.3).occupied)
+    depths = nothing.clone()
+    points = sweep._points(0, torch.full_like(depths, 1.8 - 0.6))  # on the piece's near side
+    on_piece = (points - 0.5 * towards).norm(dim=-1) < 0.11
+    depths[0, sweep.swept[0]] = torch.where(on_piece, 1.8 - 0.6, torch.nan)
+    assert torch.equal(sweep.without_remnants(hull, depths).occupied, hull.occupied)  # stereo has seen it
+
+
+def test_photographs_without_texture_leave_the_hull(scene):
+    blank = dataclasses.replace(scene, images=torch.full_like(scene.images, 128))
+    hull = ball(0.7)
+    assert torch.equal(carve_by_stereo(hull, blank, PhotometricConfig()).occupied, hull.occupied)
+
+
+def test_a_single_view_leaves_the_hull(scene):
+    hull = ball(0.7)
+    assert torch.equal(carve_by_stereo(hull, scene.select([0]), CONFIG).occupied, hull.occupied)
