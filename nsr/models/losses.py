@@ -18,7 +18,7 @@ from nsr.models.idr import TrainingOutput
 class LossConfig:
     """Weights of the terms.
 
-    rgb_quadratic_below: see rgb_loss; 0 is IDR's L1.
+    rgb_quadratic_below: see rgb_loss; 0 is IDR's L1. mask_missing_factor: see mask_loss; 1 is IDR's.
     smoothness_weight fades geometrically to smoothness_final of it over the run, and photometric_weight (of the comparison of
     patches across photographs; 0 leaves it out) to photometric_final of it, from photometric_fade_from of the run on.
     alpha: sharpness of the differentiable mask; it is multiplied by alpha_factor at each milestone (in epochs or in
@@ -28,6 +28,7 @@ class LossConfig:
     rgb_weight: float = 1.0
     rgb_quadratic_below: float = 0.0
     mask_weight: float = 100.0
+    mask_missing_factor: float = 1.0
     eikonal_weight: float = 0.1
     smoothness_weight: float = 0.0
     smoothness_final: float = 0.1
@@ -40,7 +41,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         weights = [f"{term}_weight" for term in ("rgb", "mask", "eikonal", "smoothness", "photometric")]
-        factors = ["smoothness_final", "photometric_final"]
+        factors = ["smoothness_final", "photometric_final", "mask_missing_factor"]
         for name in (*weights, *factors, "rgb_quadratic_below"):
             check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
         check(self, "photometric_fade_from", 0 <= self.photometric_fade_from < 1, "0 up to but not 1")
@@ -58,14 +59,18 @@ def rgb_loss(rgb: Float[Tensor, "S 3"], target: Float[Tensor, "S 3"], rays: int,
     return 2.0 * F.smooth_l1_loss(rgb, target, reduction="sum", beta=quadratic_below) / rays
 
 
-def mask_loss(sdf: Float[Tensor, " N"], surface: Bool[Tensor, " N"], mask: Float[Tensor, " N"], alpha: float) -> Tensor:
+def mask_loss(
+    sdf: Float[Tensor, " N"], surface: Bool[Tensor, " N"], mask: Float[Tensor, " N"], alpha: float, missing_factor: float = 1.0
+) -> Tensor:
     """Cross-entropy of sigmoid(-alpha f) with the mask at the rays that are not both hit and inside the mask, eq. 7.
 
-    sdf: at each ray's point of smallest SDF, [N]; mask: in [0, 1].
+    sdf: at each ray's point of smallest SDF, [N]; mask: in [0, 1]. missing_factor: weight of the rays inside the mask that
+    miss. As hits inside the mask have no part in the loss, near a silhouette more rays pull the surface in than push it out.
     """
     logits = torch.where(surface, torch.zeros_like(sdf), -alpha * sdf)
     entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
-    return torch.where(surface, torch.zeros_like(entropy), entropy).sum() / (alpha * sdf.shape[0])
+    weight = torch.where(mask > 0.5, missing_factor, 1.0)
+    return torch.where(surface, torch.zeros_like(entropy), weight * entropy).sum() / (alpha * sdf.shape[0])
 
 
 def eikonal_loss(gradient: Float[Tensor, "P 3"]) -> Tensor:
@@ -105,7 +110,7 @@ def idr_losses(
     mask = torch.where(output.free, 0.0, mask)  # a surface in free space is as wrong as one outside the silhouette
     terms = {
         "rgb": rgb_loss(output.rgb, rgb[output.surface], rays, config.rgb_quadratic_below),
-        "mask": mask_loss(output.sdf, output.surface, mask, alpha),
+        "mask": mask_loss(output.sdf, output.surface, mask, alpha, config.mask_missing_factor),
         "eikonal": eikonal_loss(output.gradient),
     }
     weights = {"rgb": config.rgb_weight, "mask": config.mask_weight, "eikonal": config.eikonal_weight}

@@ -16,13 +16,11 @@ from nsr.training.stereo import carve_by_stereo
 from nsr.types import Scene
 from nsr.utils.errors import DataError
 
-CLEARANCE = 2  # voxels that stereo carved but may have carved wrongly, next to what it left
-
 
 def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: torch.Generator) -> Voxels | None:
     """Fit the model's SDF to the visual hull of the scene's masks, in the cube around its bounding sphere.
 
-    Returns what of the hull is known to be free, where stereo has carved it: to be kept free.
+    Returns what stereo has found free of the hull: to be kept free.
     Raises DataError when the masks and cameras have no common volume: then one of them is wrong.
     """
     start, radius = config.start, model.bounding_radius
@@ -35,13 +33,13 @@ def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: to
             f"visual hull of {scene.name}: the masks of {len(scene)} views have no volume in common within {radius:g} of "
             f"the origin; expected an object that every view sees; check masks and cameras with "
             f"`nsr data check {scene.source or 'DIR'}`, "
-            "or start from a sphere with start.type=sphere"
+            "or start from a sphere with start.type=sphere train.shape_rate=1"
         )
-    surface = hull = Voxels(occupancy, radius)
+    surface, free = Voxels(occupancy, radius), None
     if start.type == "stereo":
-        surface = carve_by_stereo(hull, scene, config.photometric)
+        surface, free = carve_by_stereo(surface, scene, config.photometric)
     _teach(model, hull_signed_distance(surface.occupied, radius), start, config.train, generator)
-    return Voxels(hull.occupied & ~surface.grown(CLEARANCE).occupied, radius) if start.type == "stereo" else None
+    return free
 
 
 def _teach(

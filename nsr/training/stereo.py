@@ -27,23 +27,30 @@ WIDTH = 400  # pixels, roughly, of the images that are compared
 RAYS = 60_000  # swept, roughly, in all views
 STEP = 1.25  # voxels between the depths tried
 MATCHED = 0.6  # mean NCC of the best sources from which a depth counts
+UNIQUE = 0.05  # by how much it must exceed the NCC at all depths more than NEAR steps away
+NEAR = 3
 AGREEING = 2  # sources that must have found the same depth, to two steps
 MARGIN = 1.5  # voxels in front of a depth that stay
 WITNESSES = 2  # views that must see a voxel as free
+CLEARANCE = 2  # carved voxels next to what was left that may have been carved wrongly
 SUPPORT = 0.1  # depths found per surface voxel of a piece of the hull, under which it may be a remnant
 ALONE = 0.5  # share of the rays through such a piece that see nothing else of the object, from which it stays
 
 
 @torch.no_grad()
-def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig) -> Voxels:
-    """The visual hull (see nsr.geometry.visual_hull.carve) without what the photographs see through.
+def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig) -> tuple[Voxels, Voxels]:
+    """The visual hull (see nsr.geometry.visual_hull.carve) without what the photographs see through and what that cut off;
+    and what they see through, but for CLEARANCE voxels around the former.
 
     Patches are compared as the photometric term compares them: config gives sources, min_angle, best, fine_patch and min_std.
     """
     sweep = PlaneSweep(scene, config, hull)
     depths = sweep.consistent(sweep.depths())
     carved = sweep.carve(depths)
-    return sweep.without_remnants(carved, depths) if carved.occupied.any() else hull
+    if not carved.occupied.any():
+        return hull, replace(hull, occupied=torch.zeros_like(hull.occupied))
+    surface = sweep.without_remnants(carved, depths)
+    return surface, replace(hull, occupied=hull.occupied & ~carved.occupied & ~surface.grown(CLEARANCE).occupied)
 
 
 class PlaneSweep:
@@ -91,8 +98,11 @@ class PlaneSweep:
         best = torch.where(valid, ncc, -1.0).topk(min(config.best, ncc.shape[1]), dim=1).values.mean(dim=1)
         scores = torch.full_like(distance, -1.0)
         scores[ray, sample] = best
-        score, chosen = scores.max(dim=1)
-        return torch.where(score > MATCHED, distance.gather(1, chosen[:, None])[:, 0], torch.nan)
+        score, chosen = scores.max(dim=1, keepdim=True)
+        # Smooth shading and repeated patterns match at many depths, and in all views alike.
+        rival = scores.masked_fill((tries - chosen).abs() <= NEAR, -1.0).amax(dim=1, keepdim=True)
+        found = (score > MATCHED) & (score > rival + UNIQUE)
+        return torch.where(found, distance.gather(1, chosen), torch.nan)[:, 0]
 
     def consistent(self, depths: Float[Tensor, "V h w"]) -> Float[Tensor, "V h w"]:
         """The depths at whose points enough of the sources have found the same; the others are NaN."""

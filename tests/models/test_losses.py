@@ -33,6 +33,13 @@ def test_mask_cross_entropy_counts_only_rays_off_the_surface():
     assert grad[2] > 0  # object without surface: f falls
 
 
+def test_rays_that_miss_inside_the_mask_may_count_more():
+    sdf, surface, mask = torch.tensor([0.1, 0.3]), torch.tensor([False, False]), torch.tensor([0.0, 1.0])
+    outside, missing = math.log1p(math.exp(-5.0)), math.log1p(math.exp(15.0))
+    loss = mask_loss(sdf, surface, mask, alpha=50.0, missing_factor=4.0)
+    assert math.isclose(loss.item(), (outside + 4.0 * missing) / (50.0 * 2), rel_tol=1e-5)
+
+
 def test_eikonal_is_zero_for_unit_gradients_and_finite_at_zero():
     unit = torch.nn.functional.normalize(torch.randn(10, 3), dim=-1)
     assert eikonal_loss(unit) < 1e-10

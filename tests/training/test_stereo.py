@@ -10,15 +10,19 @@ from nsr.geometry.voxels import Voxels
 from nsr.training.settings import PhotometricConfig
 from nsr.training.stereo import PlaneSweep, carve_by_stereo
 from tests.support.painted_ball import RADIUS, PaintedBall, photographs, ring_of_cameras
-from tests.support.painted_plane import paint
 
 RESOLUTION, EXTENT = 64, 1.0
 CONFIG = PhotometricConfig(min_std=0.0)
 
 
 class WavyBall(PaintedBall):
+    """Waves of so many lengths and directions that no two places look alike."""
+
     def color(self, points, view_dirs):
-        return paint(2.0 * points)[..., None].repeat(1, 3)
+        generator = torch.Generator().manual_seed(0)
+        waves = 25.0 * torch.randn(3, 24, generator=generator)
+        phases = 6.3 * torch.rand(24, generator=generator)
+        return (0.5 + 0.06 * torch.sin(points @ waves + phases).sum(-1))[..., None].repeat(1, 3)
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +55,18 @@ def test_depths_lie_on_the_painted_ball(scene):
 
 def test_what_is_in_front_of_the_surface_is_carved_and_the_object_is_not(scene):
     hull = ball(0.85)
-    carved = carve_by_stereo(hull, scene, CONFIG).occupied
+    carved = carve_by_stereo(hull, scene, CONFIG)[0].occupied
     assert not (carved & ~hull.occupied).any()
     assert carved[ball(RADIUS - 2.0 * hull.size).occupied].float().mean() > 0.999  # a few single voxels vanish when blurred
     points = vertices()
     faced = points[..., 2].abs() < 0.3
     front = hull.occupied & (points.norm(dim=-1) > RADIUS + 3.0 * hull.size) & faced
-    assert carved[front].float().mean() < 0.02
+    assert carved[front].float().mean() < 0.05
 
 
 def test_a_hull_without_filled_cavities_stays(scene):
     exact = ball(RADIUS)
-    carved = carve_by_stereo(exact, scene, CONFIG).occupied
+    carved = carve_by_stereo(exact, scene, CONFIG)[0].occupied
     assert (exact.occupied & ~carved).sum() < 0.02 * exact.occupied.sum()
 
 
@@ -92,12 +96,47 @@ def test_a_piece_that_floats_before_the_object_goes(scene):
     assert torch.equal(sweep.without_remnants(hull, depths).occupied, hull.occupied)  # stereo has seen it
 
 
+class Lamp(PaintedBall):
+    """One colour, lit from the camera: it looks alike from everywhere, so its shading matches at wrong depths too."""
+
+    def color(self, points, view_dirs):
+        facing = -(torch.nn.functional.normalize(points, dim=-1) * view_dirs).sum(-1)
+        return (0.1 + 0.8 * facing.clamp(min=0))[..., None].repeat(1, 3)
+
+
+def test_shading_that_matches_everywhere_carves_nothing(scene):
+    exact = ball(RADIUS)
+    carved, free = carve_by_stereo(exact, photographs(scene.cameras, Lamp()), CONFIG)
+    assert (exact.occupied & ~carved.occupied).sum() < 0.005 * exact.occupied.sum()
+    assert not free.occupied.any()
+
+
+def test_only_carved_space_well_clear_of_the_rest_is_free(scene):
+    hull = ball(0.85)
+    carved, free = carve_by_stereo(hull, scene, CONFIG)
+    radius = vertices()[free.occupied].norm(dim=-1)
+    assert free.occupied.sum() > 0.2 * (hull.occupied & ~carved.occupied).sum()
+    assert (radius > RADIUS).float().mean() > 0.999
+    assert not (free.occupied & carved.grown(2).occupied).any()
+
+
+def test_large_photographs_are_compared_at_a_smaller_size(scene, monkeypatch):
+    monkeypatch.setattr("nsr.training.stereo.WIDTH", 80)
+    sweep = PlaneSweep(scene, CONFIG, ball(0.85))
+    assert sweep.images.images.shape[1:] == (60, 80)
+    depths = sweep.consistent(sweep.depths())
+    points = torch.cat([sweep._points(view, depths) for view in range(len(scene))])
+    error = (points[points.isfinite().all(1)].norm(dim=-1) - RADIUS).abs()
+    assert len(error) > 1000
+    assert error.median() < 0.5 * sweep.hull.size
+
+
 def test_photographs_without_texture_leave_the_hull(scene):
     blank = dataclasses.replace(scene, images=torch.full_like(scene.images, 128))
     hull = ball(0.7)
-    assert torch.equal(carve_by_stereo(hull, blank, PhotometricConfig()).occupied, hull.occupied)
+    assert torch.equal(carve_by_stereo(hull, blank, PhotometricConfig())[0].occupied, hull.occupied)
 
 
 def test_a_single_view_leaves_the_hull(scene):
     hull = ball(0.7)
-    assert torch.equal(carve_by_stereo(hull, scene.select([0]), CONFIG).occupied, hull.occupied)
+    assert torch.equal(carve_by_stereo(hull, scene.select([0]), CONFIG)[0].occupied, hull.occupied)

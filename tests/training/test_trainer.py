@@ -9,6 +9,7 @@ import torch
 from nsr.config import Variant
 from nsr.encoders.hash_grid import HashGridConfig
 from nsr.encoders.positional import PositionalConfig
+from nsr.geometry.voxels import Voxels
 from nsr.models.idr import ModelConfig
 from nsr.models.implicit_network import ImplicitNetworkConfig
 from nsr.models.losses import LossConfig
@@ -272,7 +273,43 @@ def test_what_stereo_saw_as_free_survives_a_checkpoint(tmp_path):
     second = Trainer(config, scene)
     second.resume(tmp_path / "checkpoints" / "latest.safetensors")
     assert torch.equal(second.free_space.occupied, first.free_space.occupied)
-    assert second.step() == first.step()
+    unbound = Trainer(config, scene)
+    unbound.resume(tmp_path / "checkpoints" / "latest.safetensors")
+    unbound.free_space = None
+    losses = first.step()
+    assert second.step() == losses
+    assert unbound.step()["mask"] < losses["mask"]
+
+
+def test_training_starts_from_what_stereo_leaves(monkeypatch):
+    def carve(hull, scene, config):
+        inner = torch.linspace(-hull.extent, hull.extent, 32).square()
+        surface = inner[:, None, None] + inner[:, None] + inner < 0.35**2
+        return Voxels(surface, hull.extent), Voxels(hull.occupied & ~surface, hull.extent)
+
+    monkeypatch.setattr("nsr.training.start.carve_by_stereo", carve)
+    start = StartConfig(type="stereo", resolution=32, steps=60, points=512)
+    trainer = Trainer(dataclasses.replace(small_config(), start=start), sphere_scene())
+    trainer.start()
+    directions = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    with torch.no_grad():
+        assert (trainer.model.sdf(0.2 * directions) < 0).all()
+        assert (trainer.model.sdf(0.5 * directions) > 0).all()  # inside the hull, whose radius is 0.6
+    assert trainer.free_space.contain(0.5 * directions).all()
+    assert not trainer.free_space.contain(0.2 * directions).any()
+
+
+def test_the_shape_rate_slows_the_implicit_network_alone():
+    trainer = Trainer(small_config(shape_rate=1e-6), sphere_scene())
+    trainer.start()
+    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    trainer.step()
+    moved = {name: (value - before[name]).abs().max().item() for name, value in trainer.model.named_parameters()}
+    for name, distance in moved.items():
+        if name.startswith("implicit_network"):
+            assert distance < 1e-7, name
+        elif name.endswith(("weight", "table")):
+            assert distance > 1e-3, name
 
 
 def test_cameras_that_are_yet_to_be_corrected_bind_no_space():
