@@ -75,6 +75,9 @@ def _add_synthetic(commands) -> None:
     parser.add_argument("--width", type=int, default=400, help="image width (default: %(default)s)")
     parser.add_argument("--height", type=int, default=300, help="image height (default: %(default)s)")
     parser.add_argument("--arrangement", choices=["frontal", "around"], default="frontal", help="where cameras stand")
+    parser.add_argument(
+        "--background", choices=["plain", "room"], default="plain", help="what is behind the object: grey, or a textured room"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of texture, light and camera jitter")
     parser.set_defaults(run=run_synthetic)
 
@@ -148,6 +151,7 @@ def run_synthetic(args: argparse.Namespace) -> int:
         width=args.width,
         height=args.height,
         arrangement=args.arrangement,
+        background=args.background,
         seed=args.seed,
     )
     write_scene(scene, args.out)

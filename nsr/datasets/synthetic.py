@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from nsr.datasets.synthetic_room import Room
 from nsr.geometry.cameras import compose_projection
 from nsr.types import Cameras, Scene
 from nsr.utils.errors import DataError, UsageError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 NAMES = ("bust", "dents")
 ARRANGEMENTS = ("frontal", "around")
+BACKGROUNDS = ("plain", "room")
 BACKGROUND = 0.5  # a neutral grey, so that neither a white nor a black prior is right by chance
 OBJECT_RADIUS = 0.81  # every shape lies in this ball of the scene frame
 
@@ -56,6 +58,7 @@ def make_scene(
     width: int = 400,
     height: int = 300,
     arrangement: str = "frontal",
+    background: str = "plain",
     seed: int = 0,
     cache_dir: str | Path | None = None,
 ) -> Scene:
@@ -65,6 +68,7 @@ def make_scene(
         name: "bust" or "dents".
         views, width, height: number and size in pixels of the images.
         arrangement: "frontal", cameras spread over the front 60 % of the sphere, or "around", all round.
+        background: "plain", grey, or "room", textured and far behind the object (nsr.datasets.synthetic_room).
         seed: of texture, light and camera jitter.
         cache_dir: where finished scenes are kept; default $XDG_CACHE_HOME/nsr/synthetic or ~/.cache/nsr/synthetic.
 
@@ -72,19 +76,20 @@ def make_scene(
         A scene whose `ground_truth` is the path of the mesh it was rendered from. Same arguments, same pixels.
 
     Raises:
-        UsageError: the name or the arrangement is unknown, a number is out of range, or the cache cannot be made.
+        UsageError: the name, arrangement or background is unknown, a number is out of range, or the cache cannot be made.
     """
-    _check(name, views, width, height, arrangement)
+    _check(name, views, width, height, arrangement, background)
     cache = _cache_folder(cache_dir)
     mesh_path = _mesh_path(name, cache)
     world_mesh = _cached_mesh(name, mesh_path)
 
     key = [name, views, width, height, arrangement, seed, _VERSION]
+    key += [background] if background != "plain" else []  # scenes cached before there was a choice keep their names
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = cache / f"{name}-{views}x{width}x{height}-{arrangement}-{digest}.npz"
     arrays = _read_cached(path, (views, height, width))
     if arrays is None:
-        arrays = _render_scene(world_mesh, views, width, height, arrangement, seed)
+        arrays = _render_scene(world_mesh, views, width, height, arrangement, background, seed)
         with atomic_write(path, "wb") as file:
             np.savez(file, **arrays)
 
@@ -98,7 +103,7 @@ def make_scene(
         world_from_scene=WORLD_FROM_SCENE.copy(),
         view_names=tuple(f"{i:06d}" for i in range(views)),
         name=name,
-        source=f"built-in scene {name}: {views} views of {width}x{height}, {arrangement}, seed {seed}",
+        source=f"built-in scene {name}: {views} views of {width}x{height}, {arrangement}, {background} background, seed {seed}",
         ground_truth=str(mesh_path),
     )
 
@@ -151,10 +156,11 @@ def _check_name(name: str) -> None:
         raise UsageError(f"built-in scene: expected one of {', '.join(NAMES)}, got {name!r}")
 
 
-def _check(name: str, views: int, width: int, height: int, arrangement: str) -> None:
+def _check(name: str, views: int, width: int, height: int, arrangement: str, background: str) -> None:
     _check_name(name)
-    if arrangement not in ARRANGEMENTS:
-        raise UsageError(f"built-in scene: expected an arrangement of {', '.join(ARRANGEMENTS)}, got {arrangement!r}")
+    for what, value, known in (("arrangement", arrangement, ARRANGEMENTS), ("background", background, BACKGROUNDS)):
+        if value not in known:
+            raise UsageError(f"built-in scene: expected one of {', '.join(known)} as {what}, got {value!r}")
     if views < 1 or min(width, height) < 16:
         raise UsageError(f"built-in scene: expected at least 1 view of 16x16, got {views} of {width}x{height}")
 
@@ -301,19 +307,20 @@ def _make_appearance(rng: np.random.Generator) -> _Appearance:
 
 
 def _render_scene(
-    world_mesh: trimesh.Trimesh, views: int, width: int, height: int, arrangement: str, seed: int
+    world_mesh: trimesh.Trimesh, views: int, width: int, height: int, arrangement: str, background: str, seed: int
 ) -> dict[str, np.ndarray]:
     from nsr.geometry.meshes import to_world
     from nsr.geometry.raycast import Raycaster
 
     mesh = to_world(world_mesh, np.linalg.inv(WORLD_FROM_SCENE))
-    camera_rng, appearance_rng = (np.random.default_rng([seed, stream]) for stream in range(2))
+    camera_rng, appearance_rng, room_rng = (np.random.default_rng([seed, stream]) for stream in range(3))
     intrinsics, poses = _make_cameras(views, width, height, arrangement, camera_rng)
     render = partial(
         _render_view,
         raycaster=Raycaster(mesh),
         normals=np.asarray(mesh.vertex_normals, dtype=np.float32),
         appearance=_make_appearance(appearance_rng),
+        room=Room(room_rng) if background == "room" else None,
         size=(width, height),
     )
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
@@ -328,6 +335,7 @@ def _render_view(
     raycaster: Raycaster,
     normals: np.ndarray,
     appearance: _Appearance,
+    room: Room | None,
     size: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """One image [H, W, 3] and its mask [H, W], uint8: the mean over each pixel of _SUPERSAMPLING^2 rays."""
@@ -350,6 +358,8 @@ def _render_view(
         normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
         rgb[seen] = appearance.shade(points, normal, -towards)
         covered[seen] = 1
+        if room is not None:
+            rgb[covered == 0] = room.colors(eye, directions[covered == 0])
         image[top:bottom] = np.round(_box_filter(rgb, bottom - top, width) * 255)
         mask[top:bottom] = np.round(_box_filter(covered[:, None], bottom - top, width)[..., 0] * 255)
     return image, mask

@@ -54,17 +54,24 @@ def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig) -> tu
 
 
 class PlaneSweep:
-    """Views reduced to a sparse grid of rays, each with the distance from the camera to the surface it sees: [V, h, w]."""
+    """Views reduced to a sparse grid of rays, each with the distance from the camera to the surface it sees: [V, h, w].
 
-    def __init__(self, scene: Scene, config: PhotometricConfig, hull: Voxels) -> None:
+    width, rays: pixels across of the images compared, and how many rays there are in all views; both roughly.
+    """
+
+    agreeing = AGREEING
+
+    def __init__(
+        self, scene: Scene, config: PhotometricConfig, hull: Voxels, *, width: int = WIDTH, rays: int = RAYS
+    ) -> None:
         self.config, self.hull = config, hull
         self.axis = grid_axis(hull.occupied.shape[0], hull.extent, hull.occupied.device)
-        level = max(round(math.log2(scene.cameras.width / WIDTH)), 0)
+        level = max(round(math.log2(scene.cameras.width / width)), 0)
         grey = grey_pyramid(scene, level + 1)[level]
         self.cameras = level_cameras(scene.cameras, level)
         self.images = patch_images(grey, self.cameras)
         self.sources = source_views(scene.cameras, config.sources, config.min_angle)
-        self.stride = max(round(math.sqrt(grey.isfinite().sum().item() / RAYS)), 1)  # pixels between rays
+        self.stride = max(round(math.sqrt(grey.isfinite().sum().item() / rays)), 1)  # pixels between rays
         self.swept = grey[:, :: self.stride, :: self.stride].isfinite()  # [V, h, w] the rays that see the object
 
     def depths(self) -> Float[Tensor, "V h w"]:
@@ -78,12 +85,10 @@ class PlaneSweep:
         """[N] of the N swept rays of one view."""
         config = self.config
         pixels, rays = self._rays(view)
-        near, _, _ = ray_sphere(rays, self.hull.extent)
-        step = STEP * self.hull.size
-        tries = torch.arange(int(2.0 * self.hull.extent / step), device=near.device)
-        distance = near[:, None] + (tries + 0.5) * step  # [N, T]
+        distance, usable = self._candidates(rays)  # [N, T]
+        tries = torch.arange(distance.shape[1], device=distance.device)
         points = rays.origins[:, None] + distance[..., None] * rays.directions[:, None]
-        ray, sample = self.hull.contain(points).nonzero().T
+        ray, sample = usable.nonzero().T
         views = torch.full_like(ray, view)
         ncc, valid = patch_ncc(
             points[ray, sample],
@@ -104,6 +109,18 @@ class PlaneSweep:
         found = (score > MATCHED) & (score > rival + UNIQUE)
         return torch.where(found, distance.gather(1, chosen), torch.nan)[:, 0]
 
+    def _candidates(self, rays: Rays) -> tuple[Float[Tensor, "N T"], Bool[Tensor, "N T"]]:
+        """The distances to try along rays, nearest first, and which of them are worth it."""
+        near, _, _ = ray_sphere(rays, self.hull.extent)
+        step = STEP * self.hull.size
+        tries = torch.arange(int(2.0 * self.hull.extent / step), device=near.device)
+        distance = near[:, None] + (tries + 0.5) * step
+        return distance, self.hull.contain(rays.origins[:, None] + distance[..., None] * rays.directions[:, None])
+
+    def _tolerance(self, view: int, distance: Tensor) -> Tensor | float:
+        """By how much depths may differ, at a distance from the camera of a view, that are taken for the same."""
+        return 2.0 * STEP * self.hull.size
+
     def consistent(self, depths: Float[Tensor, "V h w"]) -> Float[Tensor, "V h w"]:
         """The depths at whose points enough of the sources have found the same; the others are NaN."""
         kept = torch.full_like(depths, torch.nan)
@@ -112,9 +129,9 @@ class PlaneSweep:
             agreeing = torch.zeros(len(points), dtype=torch.int16, device=points.device)
             for source in self.sources[view][self.sources[view] >= 0].tolist():
                 there, distance = self._look_up(source, points, depths)
-                agreeing += (there - distance).abs() < 2.0 * STEP * self.hull.size  # false for NaN
+                agreeing += (there - distance).abs() < self._tolerance(source, distance)  # false for NaN
             swept = self.swept[view]
-            kept[view, swept] = torch.where(agreeing >= AGREEING, depths[view, swept], torch.nan)
+            kept[view, swept] = torch.where(agreeing >= self.agreeing, depths[view, swept], torch.nan)
         return kept
 
     def carve(self, depths: Float[Tensor, "V h w"]) -> Voxels:

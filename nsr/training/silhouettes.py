@@ -1,0 +1,179 @@
+"""Silhouettes of an object that was photographed without masks: what lies in the unit ball is object, the rest background.
+
+Three witnesses take turns. Depth by plane sweep tells apart what is textured, inside the ball and behind it; colours, learnt
+from that and from the images' borders, tell apart what is not; and as all silhouettes are shadows of one solid, each view is
+held against the visual hull of the others (as Campbell et al., "Automatic 3D object segmentation in multiple views using
+volumetric graph-cuts", IVC 2010, do on a volume). A random walker spreads what is known over each image up to its edges.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from nsr.datasets.pyramid import level_cameras
+from nsr.datasets.sampling import dilate
+from nsr.geometry.cameras import image_pixels, pixel_rays, project_all, ray_sphere
+from nsr.geometry.visual_hull import grid_axis
+from nsr.training.segmentation import color_codes, color_log_odds, random_walker
+from nsr.training.settings import PhotometricConfig
+from nsr.training.surroundings import WIDTH, SurroundingsSweep
+from nsr.types import Cameras, Scene
+from nsr.utils.errors import DataError
+
+ROUNDS = 2
+FINE_WIDTH = 400  # pixels, roughly, of the images in which the edges are found last
+LEAST_SEEDS = 1e-3  # share of the swept rays that must see something in the ball
+BORDER = 2  # pixels of the image border that are background where no depth in the ball is near
+CERTAIN = 4.0  # log odds beyond which colours say no more
+CONTRADICTED = 2.0  # log odds of the colours from which a depth is taken for its neighbour's
+SETTLED, SEED, COLOR, FAITH = 10.0, 1.0, 0.1, 0.02  # pull of what is beyond doubt, of a depth, of a certain colour and of an uncertain one; neighbours pull with up to 1
+IN_HULL, OFF_HULL = 1.5, -3.0  # log odds
+HULL_RESOLUTION = 64
+MISSES = 0.1  # share of the views that may miss a voxel of the hull
+WITNESSES = 0.25  # share of the views that must see it
+BAND = 4  # fine pixels around an edge that is looked for again
+
+
+@torch.no_grad()
+def estimate_silhouettes(scene: Scene, config: PhotometricConfig) -> UInt8[Tensor, "V H W"]:
+    """Masks, 0 or 255, of what lies inside the unit ball of a scene; those it has are not looked at.
+
+    config: how patches are compared, see PlaneSweep. Raises DataError when the photographs show next to nothing in the ball.
+    """
+    sweep = SurroundingsSweep(scene, config)
+    inside, behind = sweep.seeds()
+    if inside.sum() < LEAST_SEEDS * sweep.swept.sum():
+        raise DataError(
+            f"silhouettes of {scene.name}: without masks, surface is looked for by stereo in the scene's sphere; found on "
+            f"{inside.sum():d} of {sweep.swept.sum():d} rays; expected an object with some texture there: give its sphere with "
+            "--sphere X Y Z R, check the cameras, or add masks (docs/own_photos.md)"
+        )
+    views = _Views(scene, WIDTH)
+    reach = views.reach()
+    seen_inside, seen_behind = (views.spread(seeds, sweep.stride) for seeds in (inside & ~_grown(behind, 1), behind & ~_grown(inside, 1)))
+    border = views.border() & ~_grown(views.spread(inside, sweep.stride), 2 * sweep.stride)
+    share = sweep.stride**2  # a ray stands for so many pixels
+    of_object, of_background = share * seen_inside.float(), share * seen_behind.float() + (border | ~reach).float()
+    probability = torch.full_like(of_object, 0.5)
+    hull = torch.zeros_like(of_object)  # log odds
+    for _ in range(ROUNDS):
+        colors = views.color_log_odds(of_object, of_background)
+        seen_inside &= colors > -CONTRADICTED
+        seen_behind &= colors < CONTRADICTED
+        prior, confidence = _beliefs(colors + hull)
+        seeds = SEED * (seen_inside | seen_behind)
+        prior = (confidence * prior + SEED * seen_inside) / (confidence + seeds)
+        prior, confidence = prior * reach, torch.where(reach, confidence + seeds, SETTLED)
+        probability = views.walk(prior, confidence, probability, iterations=25)
+        shadow = views.shadows(probability)
+        hull = IN_HULL * shadow + OFF_HULL * ~_grown(shadow, 2)
+        trust = (2.0 * probability - 1.0) * (hull > OFF_HULL) - 1.0 * (hull == OFF_HULL)
+        of_object, of_background = trust.clamp_min(0.0), -trust.clamp_max(0.0)
+    return _refined(scene, probability, hull)
+
+
+class _Views:
+    """All photographs at one level of the pyramid, about `width` pixels across."""
+
+    def __init__(self, scene: Scene, width: int) -> None:
+        level = max(round(math.log2(scene.cameras.width / width)), 0)
+        self.cameras = level_cameras(scene.cameras, level)
+        # Image by image: as floats, all photographs at once would take four times the data set.
+        shrunk = [F.avg_pool2d(image.permute(2, 0, 1).float(), 2**level) for image in scene.images]
+        self.images = torch.stack(shrunk).permute(0, 2, 3, 1).contiguous() / 255.0
+        self.codes = color_codes(self.images)
+
+    def reach(self) -> Bool[Tensor, "V h w"]:
+        """The pixels whose rays meet the unit ball."""
+        return torch.stack([_meets_ball(self.cameras, view) for view in range(len(self.cameras))])
+
+    def spread(self, seeds: Bool[Tensor, "V r c"], stride: int) -> Bool[Tensor, "V h w"]:
+        """Marks of a sparse grid of rays at their pixels."""
+        marks = torch.zeros_like(self.codes, dtype=torch.bool)
+        marks[:, ::stride, ::stride] = seeds
+        return marks
+
+    def border(self) -> Bool[Tensor, "V h w"]:
+        inner = torch.zeros_like(self.codes, dtype=torch.bool)
+        inner[:, BORDER:-BORDER, BORDER:-BORDER] = True
+        return ~inner
+
+    def color_log_odds(self, of_object: Tensor, of_background: Tensor) -> Float[Tensor, "V h w"]:
+        return color_log_odds(self.codes, of_object, of_background).clamp(-CERTAIN, CERTAIN)
+
+    def walk(self, prior: Tensor, confidence: Tensor, start: Tensor, iterations: int) -> Float[Tensor, "V h w"]:
+        """See random_walker."""
+        images = zip(self.images, prior, confidence, start, strict=True)
+        return torch.stack([random_walker(*image, iterations) for image in images])
+
+    def shadows(self, probability: Float[Tensor, "V h w"]) -> Bool[Tensor, "V h w"]:
+        """The silhouettes of the visual hull in the ball that all but MISSES of the views agree on."""
+        axis = grid_axis(HULL_RESOLUTION, 1.0, probability.device)
+        points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
+        points = points[points.square().sum(dim=-1) <= 1.0]
+        height, width = probability.shape[1:]
+        seen, missed = torch.zeros(2, len(points), device=points.device)
+        position = []
+        for view in range(len(probability)):
+            pixels, depth = (value[0] for value in project_all(self.cameras[view], points))
+            column, row = pixels.round().unbind(-1)
+            ahead = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            position.append(torch.where(ahead, row * width + column, height * width).long())  # the last one is no pixel
+            object_there = F.pad(probability[view].flatten() > 0.5, (0, 1), value=True)
+            seen += ahead
+            missed += ~object_there[position[-1]]
+        hull = (missed <= MISSES * seen) & (seen >= max(2, WITNESSES * len(probability)))
+        shadows = torch.zeros(len(probability), height * width + 1, dtype=torch.bool, device=points.device)
+        for view, pixel in enumerate(position):
+            shadows[view, pixel[hull]] = True
+        return ~_grown(~_grown(shadows[:, :-1].view(probability.shape), 2), 1)  # a voxel is two or three pixels wide
+
+
+def _refined(scene: Scene, probability: Float[Tensor, "V h w"], hull: Float[Tensor, "V h w"]) -> UInt8[Tensor, "V H W"]:
+    """Masks at full size; edges are looked for once more in larger images, near where they have been found."""
+    views = _Views(scene, FINE_WIDTH)
+    probability, hull = (_resized(values, views.images.shape[1:3]) for values in (probability, hull))
+    known = 2.0 * probability - 1.0
+    colors = views.color_log_odds(known.clamp_min(0.0), -known.clamp_max(0.0))
+    settled = probability > 0.5
+    band = _grown(settled, BAND) & _grown(~settled, BAND)
+    prior, confidence = _beliefs(colors * _agreement(colors, known) + hull)
+    prior, confidence = torch.where(band, prior, settled.float()), torch.where(band, confidence, SETTLED)
+    probability = views.walk(prior, confidence, probability, iterations=15)
+    height, width = scene.images.shape[1:3]
+    return torch.cat([255 * (_resized(view[None], (height, width)) > 0.5).to(torch.uint8) for view in probability])
+
+
+def _agreement(colors: Float[Tensor, "V h w"], known: Float[Tensor, "V h w"]) -> Float[Tensor, "V 1 1"]:
+    """How far colours alone tell object and background apart, 0 to 1, where these are known (positive: object)."""
+    shares = []
+    for sign in (1.0, -1.0):
+        weight = (sign * known).clamp_min(0.0)
+        shares.append((weight * (sign * colors > 0)).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1e-6))
+    return (shares[0] + shares[1] - 1.0).clamp(0.0, 1.0)[:, None, None]
+
+
+def _beliefs(log_odds: Tensor) -> tuple[Tensor, Tensor]:
+    """Probability of object, and how strongly it pulls."""
+    prior = torch.sigmoid(log_odds)
+    return prior, FAITH + COLOR * (2.0 * prior - 1.0).square()
+
+
+def _meets_ball(cameras: Cameras, view: int) -> Bool[Tensor, "h w"]:
+    pixels = image_pixels(cameras.width, cameras.height, cameras.centers.device)
+    rays = pixel_rays(cameras, torch.full((len(pixels),), view, device=pixels.device), pixels)
+    return ray_sphere(rays, 1.0)[2].view(cameras.height, cameras.width)
+
+
+def _grown(images: Bool[Tensor, "V h w"], steps: int) -> Bool[Tensor, "V h w"]:
+    """With all pixels at most `steps` rows and columns away."""
+    return torch.stack([dilate(image, steps) for image in images])
+
+
+def _resized(images: Float[Tensor, "V h w"], size: tuple[int, int]) -> Float[Tensor, "V H W"]:
+    return F.interpolate(images[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
