@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 OBJECT_MASK = 128  # uint8 mask values from here on are object
+Sphere = tuple[float, float, float, float]  # centre x, y, z and radius
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ class Scene:
     ground_truth: path of a mesh in the world frame, when the scene comes with one.
     guesses: what the reader had to guess about the files, for the scene's check to tell.
     reference: V true cameras in the world frame, where `cameras` are only a start for their refinement; else None.
+    masked: False where nobody has said what is object: masks are then 255 everywhere, and nsr.training.silhouettes can
+        estimate them.
     """
 
     images: Tensor
@@ -112,6 +115,7 @@ class Scene:
     ground_truth: str | None = None
     guesses: tuple[str, ...] = ()
     reference: Cameras | None = None
+    masked: bool = True
 
     def __len__(self) -> int:
         return self.images.shape[0]

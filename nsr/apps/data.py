@@ -1,9 +1,11 @@
-"""`nsr data`: check a scene before training, download the DTU scans, write a built-in scene as files."""
+"""`nsr data`: check a scene before training, estimate its masks, download the DTU scans, write a built-in scene as files."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from nsr.apps.options import add_sphere, the_sphere
 
 _RAW = argparse.RawDescriptionHelpFormatter
 
@@ -11,13 +13,15 @@ _RAW = argparse.RawDescriptionHelpFormatter
 def build_parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Check, download and make scenes.",
-        epilog=f"examples:\n  {prog} check photos/cup --out cup_check.png\n  {prog} download dtu --out data\n"
+        description="Check, mask, download and make scenes.",
+        epilog=f"examples:\n  {prog} check photos/cup --out cup_check.png\n"
+        f"  {prog} masks photos/cup --out photos/cup/mask\n  {prog} download dtu --out data\n"
         f"  {prog} synthetic bust data/bust --views 24",
         formatter_class=_RAW,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_check(commands)
+    _add_masks(commands)
     _add_download(commands)
     _add_synthetic(commands)
     return parser
@@ -38,6 +42,23 @@ def _add_check(commands) -> None:
     parser.add_argument("--out", metavar="PNG", type=Path, help="write the visual hull over the images here")
     parser.add_argument("--views", metavar="N|LIST", help="only these views: 8, or 0,3,5, or 0-20:2")
     parser.set_defaults(run=run_check)
+
+
+def _add_masks(commands) -> None:
+    parser = commands.add_parser(
+        "masks",
+        help="estimate the masks of a scene without any",
+        description="Estimate silhouettes from the photographs and cameras alone, as `nsr reconstruct` does without masks,\n"
+        "and write them as pictures to look at, to correct, and to use: what lies in the scene's sphere is the object.\n"
+        "A scene that has masks is not changed; how far these agree with the estimate is printed.",
+        epilog="examples:\n  nsr data masks photos/cup --out photos/cup/mask\n  nsr data masks photos/cup --out cup_masks "
+        "--sphere 0 0 90 60   the object lies in this sphere (world units)",
+        formatter_class=_RAW,
+    )
+    parser.add_argument("scene", metavar="DIR", help="scene folder (or bust, dents)")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write, one PNG per photograph")
+    add_sphere(parser)
+    parser.set_defaults(run=run_masks)
 
 
 def _add_download(commands) -> None:
@@ -88,7 +109,7 @@ def run_check(args: argparse.Namespace) -> int:
 
     from nsr.datasets.check import check_scene
     from nsr.datasets.detect import load_scene, parse_views
-    from nsr.utils.errors import DataError
+    from nsr.utils.errors import DataError, UsageError
 
     scene = load_scene(args.scene)
     if args.views is not None:
@@ -101,6 +122,8 @@ def run_check(args: argparse.Namespace) -> int:
         console.print(f"[{colour}]{finding.level:>7}[/]  {escape(finding.message)}")
         if finding.advice:
             console.print(f"         [italic]-> {escape(finding.advice)}[/]")
+    if args.out is not None and not scene.masked:
+        raise UsageError(f"--out {args.out}: {args.scene} has no masks to draw a hull of; `nsr data masks` makes some")
     if args.out is not None:
         from nsr.datasets.hull_picture import hull_picture
 
@@ -111,6 +134,29 @@ def run_check(args: argparse.Namespace) -> int:
     verdict = "[bold red]not ready[/]" if errors else "[green]ready to train[/]"
     console.print(f"{escape(scene.name)}: {errors} errors, {warnings} warnings: {verdict}")
     return DataError.exit_code if errors else 0
+
+
+def run_masks(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from nsr.datasets.detect import load_scene
+    from nsr.evaluation.images import silhouette_iou
+    from nsr.training.estimated_masks import write_masks
+    from nsr.training.launch import RunRequest, read_config
+    from nsr.training.silhouettes import estimate_silhouettes
+    from nsr.utils.errors import UsageError
+
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise UsageError(f"--out {args.out}: already exists and is not empty; name a new folder or remove it first")
+    scene = load_scene(args.scene, sphere=the_sphere(args.sphere))
+    masks = estimate_silhouettes(scene, read_config(RunRequest(data=args.scene)).photometric)
+    write_masks(replace(scene, masks=masks), args.out)
+    print(f"{args.out}: masks of {len(scene)} views; as {args.scene}/mask they are used instead of being estimated again")
+    if scene.masked:
+        overlaps = [silhouette_iou(*pair) for pair in zip(masks.numpy(), scene.masks.numpy(), strict=True)]
+        mean = sum(overlaps) / len(overlaps)
+        print(f"overlap with the scene's own masks: {mean:.3f} on average, {min(overlaps):.3f} at least")
+    return 0
 
 
 def run_download(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from nsr.types import Sphere
 from nsr.utils.errors import UsageError
 
 MAX_RESOLUTION = 2048
@@ -40,6 +41,27 @@ def whole_number(least: int, what: str):
         return value
 
     return parse
+
+
+def add_sphere(parser: argparse._ActionsContainer) -> None:
+    """The option --sphere; see the_sphere."""
+    parser.add_argument(
+        "--sphere",
+        nargs=4,
+        type=float,
+        metavar=("X", "Y", "Z", "R"),
+        help="centre and radius, in world units, of the sphere around the object (default: the camera file's, else estimated)",
+    )
+
+
+def the_sphere(values: Sequence[float] | None) -> Sphere | None:
+    """The value of --sphere. Raises UsageError when there is no such sphere."""
+    if values is None:
+        return None
+    if not all(math.isfinite(value) for value in values) or values[3] <= 0:
+        given = " ".join(f"{value:g}" for value in values)
+        raise UsageError(f"--sphere {given}: expected four finite numbers, X Y Z and a radius of more than 0, in world units")
+    return tuple(values)
 
 
 def check_folder(path: Path, option: str) -> None:

@@ -1,11 +1,11 @@
-"""`nsr reconstruct`: from a folder of posed, masked photographs to a mesh, pictures and figures, in one command."""
+"""`nsr reconstruct`: from posed photographs, masked or not, to a mesh, pictures and figures, in one command."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from nsr.apps.options import TRAIN_CAMERAS, check_folder, check_resolution, seconds, whole_number
+from nsr.apps.options import TRAIN_CAMERAS, add_sphere, check_folder, check_resolution, seconds, the_sphere, whole_number
 from nsr.utils.errors import ConfigError, DataError, UsageError
 
 EXAMPLES = """examples:
@@ -13,11 +13,13 @@ EXAMPLES = """examples:
   nsr reconstruct photos/cup --out results/cup             a scene folder (IDR, NeuS or H3DS layout)
   nsr reconstruct data/DTU/scan65 --budget 300 --holdout 8 keep eight views to measure the rendering with
   nsr reconstruct photos/cup --views 0,4,8-12 --gt cup.ply few views, scored against a mesh in world units
+  nsr reconstruct photos/cup --sphere 0 0 90 60            no masks: what lies in this sphere (world units) is the object
   nsr reconstruct bust --encoder vanilla                   the same recipe with another encoder
 
 DIR receives mesh.ply and mesh.glb (world units), preview.png, turntable.png, report.html, metrics.json, and the run itself
-(runconf.conf, metrics.csv, checkpoints/), which nsr mesh, render, eval and train --is_continue read. A run
-that was interrupted (exit code 75) is continued by the same command; results of an earlier one are kept unless --overwrite."""
+(runconf.conf, metrics.csv, checkpoints/, and estimated_masks/ where the scene has no masks), which nsr mesh, render, eval and
+train --is_continue read. A run that was interrupted (exit code 75) is continued by the same command; results of an
+earlier one are kept unless --overwrite."""
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
@@ -40,6 +42,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--resolution", type=int, default=256, help="marching-cubes cells per axis (default 256)")
     parser.add_argument("--train_cameras", action="store_true", help=TRAIN_CAMERAS)
+    add_sphere(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     parser.add_argument("--no-check", action="store_true", help="train even where `nsr data check` finds errors")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values to change")
@@ -67,6 +70,7 @@ def run_reconstruct(args: argparse.Namespace) -> int:
         train_cameras=args.train_cameras,
         seed=args.seed,
         device=args.device,
+        sphere=the_sphere(args.sphere),
     )
     metrics = reconstruct(
         request,

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nsr.apps.options import TRAIN_CAMERAS, check_folder, seconds, whole_number
+from nsr.apps.options import TRAIN_CAMERAS, add_sphere, check_folder, seconds, the_sphere, whole_number
 from nsr.utils.errors import UsageError
 
 EXAMPLES = """examples:
@@ -34,6 +34,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         "--holdout", type=whole_number(0, "views"), help="evenly spaced views to keep from training (default 0)"
     )
     data.add_argument("--no-check", action="store_true", help="train even where `nsr data check` finds errors")
+    add_sphere(data)
     run = parser.add_argument_group("run")
     run.add_argument("--conf", help="configuration file, or a name below confs/ (default instant)")
     run.add_argument("--expname", help="name of the experiment (default CONF_SCENE, the names of both)")
@@ -77,17 +78,26 @@ def run_train(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=args.device,
         init_weights=args.init_weights,
+        sphere=the_sphere(args.sphere),
     )
     if args.is_continue:
         folder = find_run_folder(args.exps_folder, experiment, args.timestamp)
-        trainer = continue_trainer(folder, args.checkpoint, request)
+        trainer, estimated = continue_trainer(folder, args.checkpoint, request), None
     else:
-        scene, train_views, holdout_views = open_scene(request)
+        scene, train_views, holdout_views, silhouette_seconds = open_scene(request, say=warn)
+        estimated = scene if silhouette_seconds else None
         if not args.no_check:
             refuse_errors(scene.select(sorted([*train_views, *holdout_views])), say=warn)
         trainer = new_trainer(request, scene, train_views, holdout_views)
         folder = new_run_folder(args.exps_folder, experiment)
-    train(trainer, folder, tensorboard=args.tensorboard, how_to_continue="continue with --is_continue", say=warn)
+    train(
+        trainer,
+        folder,
+        tensorboard=args.tensorboard,
+        estimated=estimated,
+        how_to_continue="continue with --is_continue",
+        say=warn,
+    )
     print(f"{folder}: {trainer.clock.step} steps in {trainer.clock.seconds:.1f} s; next: nsr mesh {folder}")
     return 0
 

@@ -16,6 +16,7 @@ from nsr.types import OBJECT_MASK, Scene
 _NORMALISE = "remove the scale_mat keys from the camera file to have the scene normalised by its masks"
 _DISAGREE = "masks and cameras do not fit together"
 _LOOK = "look with `nsr data check --out PNG`"
+_UNMASKED = "silhouettes are estimated before training; look at them first with `nsr data masks`"
 _SAMPLES = 2000  # mask pixels per view whose rays are held against the unit sphere
 
 
@@ -32,13 +33,16 @@ def check_scene(scene: Scene) -> list[Finding]:
     """All findings about a scene, errors first. A scene without errors and warnings is ready to train.
 
     Looks at what was guessed in reading it, counts and sizes, masks, intrinsics, where cameras look, whether the object
-    lies in the unit sphere, duplicates, and whether a coarse visual hull fills the silhouettes of all views.
+    lies in the unit sphere, duplicates, and whether a coarse visual hull fills the silhouettes of all views. Where nobody
+    has made masks, only at images and cameras.
     """
-    masks = _check_masks(scene)
+    masks = _check_masks(scene) if scene.masked else [Finding("info", "no masks", _UNMASKED)]
     guesses = [Finding("warning", guess, "give files that belong together one name or number") for guess in scene.guesses]
     findings = [*guesses, *_check_counts(scene), *masks, *_check_intrinsics(scene), *_check_duplicates(scene)]
     inverted = any("inverted" in finding.message for finding in masks)
-    if not inverted:
+    if not scene.masked:
+        findings += _check_aim(scene)
+    elif not inverted:
         findings += _check_geometry(scene)
     order = {"error": 0, "warning": 1, "info": 2}
     return sorted(findings, key=lambda finding: order[finding.level])
@@ -179,7 +183,7 @@ def _check_aim(scene: Scene) -> list[Finding]:
         findings.append(Finding("warning", message, _NORMALISE))
     outside = torch.stack([_share_outside(scene, view) for view in range(len(scene))])
     outside[away] = 0
-    if outside.max() > 0.02:
+    if scene.masked and outside.max() > 0.02:
         message = (
             "the object reaches out of the unit sphere, where nothing is reconstructed: "
             f"up to {float(outside.max()):.0%} of a mask, in {_names(names, outside > 0.02)}"

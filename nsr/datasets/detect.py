@@ -5,30 +5,45 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from torch import Tensor
+
 from nsr.datasets.idr import CAMERA_FILES, IMAGE_FOLDERS, load_idr
-from nsr.types import Scene
+from nsr.types import Scene, Sphere
 from nsr.utils.errors import DataError, UsageError
 
 BUILT_IN = ("bust", "dents")
 _FORMS = "expected a count (8), a list (0,3,5) or ranges (0-10:2)"
 
 
-def load_scene(path_or_name: str | Path, *, views: list[int] | None = None, train_cameras: bool = False) -> Scene:
+def load_scene(
+    path_or_name: str | Path,
+    *,
+    views: list[int] | None = None,
+    train_cameras: bool = False,
+    masks: Tensor | None = None,
+    sphere: Sphere | None = None,
+) -> Scene:
     """Read a scene folder in IDR, NeuS or H3DS layout, or make a built-in scene.
 
     Args:
         path_or_name: a folder, or `bust` or `dents` (a folder of that name wins if it looks like a scene).
         views: positions of the views to keep, all when None.
         train_cameras: start from a folder's noisy cameras, where it has them beside the true ones; see load_idr.
+        masks, sphere: instead of the folder's own; see load_idr.
 
     Raises:
         DataError: nothing there that can be read; the message lists what was looked for.
-        UsageError: a view that the scene does not have.
+        UsageError: a view that the scene does not have; masks or a sphere for a built-in scene, whose own are exact.
     """
     folder = Path(path_or_name)
     if is_built_in(path_or_name):
         from nsr.datasets.synthetic import make_scene
 
+        if masks is not None or sphere is not None:
+            raise UsageError(
+                f"{path_or_name}: a built-in scene has exact masks and its sphere; "
+                "write it as files (nsr data synthetic) to try others"
+            )
         scene = make_scene(str(path_or_name))
         return scene if views is None else scene.select(_checked(views, len(scene)))
     if not folder.is_dir():
@@ -36,7 +51,7 @@ def load_scene(path_or_name: str | Path, *, views: list[int] | None = None, trai
         raise DataError(f"{path_or_name}: no such folder; expected a scene folder, or a built-in scene: {built_in}")
     if not _looks_like_scene(folder):
         raise DataError(_unknown_layout(folder))
-    return load_idr(folder, views, train_cameras=train_cameras)
+    return load_idr(folder, views, train_cameras=train_cameras, masks=masks, sphere=sphere)
 
 
 def is_built_in(path_or_name: str | Path) -> bool:

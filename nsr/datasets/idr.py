@@ -2,7 +2,7 @@
 
     scene/
       image/000000.png ...      (or images/)
-      mask/000.png ...          (or masks/; left out when the images carry an alpha channel)
+      mask/000.png ...          (or masks/; left out when the images carry an alpha channel, or when nobody has made masks)
       cameras.npz               (or cameras_sphere.npz, as NeuS writes it)
           world_mat_i           4x4 or 3x4, K [R | t]: world to pixel, of the i-th image in natural order
           scale_mat_i           4x4 similarity: scene frame (unit sphere) to world frame; computed when missing
@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nsr.datasets.images import list_images, masks_from_alpha, read_image, read_many, read_mask, trailing_number
 from nsr.geometry.cameras import decompose_projection
-from nsr.types import Cameras, Scene
+from nsr.types import Cameras, Scene, Sphere
 from nsr.utils.errors import DataError, UsageError
 from nsr.utils.files import atomic_write
 
@@ -38,7 +39,7 @@ _LOG = logging.getLogger("nsr")
 
 @dataclass(frozen=True)
 class IdrFiles:
-    """What was found in a folder; `masks` is None when the images are to give them by their alpha channel."""
+    """What was found in a folder; `masks` is None when only the images may give them, by their alpha channel."""
 
     images: list[Path]
     masks: list[Path] | None
@@ -46,11 +47,20 @@ class IdrFiles:
     ground_truth: Path | None
 
 
-def load_idr(path: str | Path, views: list[int] | None = None, *, train_cameras: bool = False) -> Scene:
+def load_idr(
+    path: str | Path,
+    views: list[int] | None = None,
+    *,
+    train_cameras: bool = False,
+    masks: Tensor | None = None,
+    sphere: Sphere | None = None,
+) -> Scene:
     """Read a scene in IDR layout; only the given views (positions in natural order) when `views` is not None.
 
     train_cameras: the cameras are to be refined. Where there is a START_CAMERA_FILE, the scene's cameras are then its noisy
     ones, and `reference` holds those of the camera file.
+    masks: [V, H, W] uint8 of all views of the folder, instead of its own. Without any the scene is not masked.
+    sphere: centre and radius (world units) of what is to be the scene's unit sphere, instead of what scale_mat says.
 
     Raises:
         DataError: a file is missing or unusable, or images, masks and cameras do not belong together.
@@ -65,18 +75,22 @@ def load_idr(path: str | Path, views: list[int] | None = None, *, train_cameras:
     if out_of_range := [v for v in views if not 0 <= v < count]:
         raise UsageError(f"{folder}: view {out_of_range[0]} was asked for, but the scene has views 0 to {count - 1}")
 
-    world, world_from_scene = _read_cameras(files, views)
+    frame = {"masks": masks, "sphere": sphere}
+    world, world_from_scene = _read_cameras(files, views, **frame)
     reference_world = None
     if train_cameras and (start := folder / START_CAMERA_FILE).exists():
         reference_world = world
-        world, world_from_scene = _read_cameras(replace(files, cameras=start), views, world_from_scene)
+        world, world_from_scene = _read_cameras(replace(files, cameras=start), views, world_from_scene, **frame)
 
     images = _read_images([files.images[v] for v in views])
-    masks = _read_masks(files, views, images.shape[1:3])
+    if masks is not None and tuple(masks.shape) != (count, *images.shape[1:3]):
+        found = f"{count} images of {images.shape[2]}x{images.shape[1]}"
+        raise DataError(f"{folder}: masks of shape {list(masks.shape)} for {found} pixels; expected one per image, of its size")
+    masks = _read_masks(files, views, images.shape[1:3]) if masks is None else masks.numpy()[views]
     size = {"width": images.shape[2], "height": images.shape[1]}
     return Scene(
         images=torch.from_numpy(images),
-        masks=torch.from_numpy(masks),
+        masks=torch.from_numpy(masks if masks is not None else np.full(images.shape[:3], 255, dtype=np.uint8)),
         cameras=_scene_cameras(world, world_from_scene, **size),
         world_from_scene=world_from_scene,
         view_names=tuple(files.images[v].stem for v in views),
@@ -85,6 +99,7 @@ def load_idr(path: str | Path, views: list[int] | None = None, *, train_cameras:
         ground_truth=str(files.ground_truth) if files.ground_truth else None,
         guesses=tuple(filter(None, [guessed_pairs(files)])),
         reference=_scene_cameras(reference_world, np.eye(4), **size) if reference_world is not None else None,
+        masked=masks is not None,
     )
 
 
@@ -199,16 +214,25 @@ def _is_world_key(key: str) -> bool:
 
 
 def _read_cameras(
-    files: IdrFiles, views: list[int], world_from_scene: np.ndarray | None = None
+    files: IdrFiles,
+    views: list[int],
+    world_from_scene: np.ndarray | None = None,
+    *,
+    masks: Tensor | None = None,
+    sphere: Sphere | None = None,
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """world_mat of the views, and scale_mat: without one in the file `world_from_scene`, else computed from the masks."""
+    """world_mat of the views, and the scene's frame: by `sphere`, else by scale_mat, else `world_from_scene`, else computed."""
+    from nsr.geometry.normalisation import sphere_frame
+
     matrices = _read_npz(files.cameras)
     numbers = camera_numbers(files, matrices)
     world = [_matrix(files.cameras, matrices, f"world_mat_{number}") for number in numbers]
-    if any(key.startswith("scale_mat_") and not key.startswith("scale_mat_inv") for key in matrices):
+    if sphere is not None:
+        world_from_scene = sphere_frame(sphere)
+    elif any(key.startswith("scale_mat_") and not key.startswith("scale_mat_inv") for key in matrices):
         world_from_scene = _common_scale(files.cameras, matrices, [numbers[v] for v in views])
     elif world_from_scene is None:
-        world_from_scene = _normalise(files, matrices, world)
+        world_from_scene = _normalise(files, matrices, world, masks)
     return [world[v] for v in views], world_from_scene
 
 
@@ -258,15 +282,24 @@ def _scene_cameras(world: list[np.ndarray], world_from_scene: np.ndarray, width:
     return Cameras(torch.from_numpy(intrinsics).float(), torch.from_numpy(camera_to_world).float(), width, height)
 
 
-def _normalise(files: IdrFiles, matrices: dict[str, np.ndarray], world: list[np.ndarray]) -> np.ndarray:
-    """Compute scale_mat from all masks and cameras and keep it in the camera file where that can be written."""
-    from nsr.geometry.normalisation import scene_normalisation
+def _normalise(
+    files: IdrFiles, matrices: dict[str, np.ndarray], world: list[np.ndarray], masks: Tensor | None
+) -> np.ndarray:
+    """Compute scale_mat from all cameras and all masks: `masks`, else the scene's own, else none.
+
+    What the scene's own masks say is kept in the camera file, where that can be written.
+    """
+    from nsr.geometry.normalisation import camera_normalisation, scene_normalisation
 
     size = read_image(files.images[0]).shape
-    masks = torch.from_numpy(_read_masks(files, list(range(len(files.images))), size[:2]))
     intrinsics, camera_to_world = decompose_projection(np.stack(world)[:, :3])
     cameras = Cameras(torch.from_numpy(intrinsics), torch.from_numpy(camera_to_world), size[1], size[0])
-    world_from_scene = scene_normalisation(cameras, masks)
+    if masks is not None:
+        return scene_normalisation(cameras, masks)
+    own = _read_masks(files, list(range(len(files.images))), size[:2])
+    if own is None:
+        return camera_normalisation(cameras)
+    world_from_scene = scene_normalisation(cameras, torch.from_numpy(own))
     numbers = [key.removeprefix("world_mat_") for key in matrices if _is_world_key(key)]
     buffer = io.BytesIO()
     np.savez(buffer, **matrices, **{f"scale_mat_{number}": world_from_scene for number in numbers})
@@ -296,11 +329,13 @@ def _read_images(paths: list[Path]) -> np.ndarray:
     return np.stack(images)
 
 
-def _read_masks(files: IdrFiles, views: list[int], size: tuple[int, int]) -> np.ndarray:
-    """[V, H, W] uint8. DataError when a mask is empty or of another size than its image."""
+def _read_masks(files: IdrFiles, views: list[int], size: tuple[int, int]) -> np.ndarray | None:
+    """[V, H, W] uint8, None where nobody has made any. DataError when a mask is empty or of another size than its image."""
     if files.masks is None:
         paths = [files.images[v] for v in views]
         masks = masks_from_alpha(paths)
+        if masks is None:
+            return None
     else:
         paths = [files.masks[v] for v in views]
         masks = read_many(read_mask, paths)

@@ -69,24 +69,22 @@ def read_mask(path: str | Path) -> np.ndarray:
     return _stretch_binary(values) if _is_binary(values) else values
 
 
-def read_alpha(path: str | Path) -> np.ndarray:
-    """[H, W] uint8 alpha channel of a cut-out image, which serves as its mask.
+def masks_from_alpha(paths: Sequence[Path]) -> list[np.ndarray] | None:
+    """The alpha channels of cut-out images as masks, for scenes without a mask folder; None when no image has one.
 
     Raises:
-        DataError: the image has no alpha channel, or one that is the same everywhere.
+        DataError: some images have an alpha channel that varies, others have none.
     """
-    alpha = _alpha(_open(path))
-    if alpha is None:
-        raise DataError(
-            f"read_alpha: {path} was to give the mask by its alpha channel, but has none that varies; "
-            "put masks of the same names into a folder mask/ beside the images"
-        )
-    return alpha
-
-
-def masks_from_alpha(paths: Sequence[Path]) -> list[np.ndarray]:
-    """The alpha channels of cut-out images as masks: for scenes without a mask folder."""
-    return read_many(read_alpha, paths)
+    masks = read_many(lambda path: _alpha(_open(path)), paths)
+    if all(mask is None for mask in masks):
+        return None
+    for path, mask in zip(paths, masks, strict=True):
+        if mask is None:
+            raise DataError(
+                f"{path}: was to give the mask by its alpha channel, as other images do, but has none that varies; "
+                "cut it out too, or put masks of the same names into a folder mask/ beside the images"
+            )
+    return masks
 
 
 def read_many(reader: Callable[[Path], np.ndarray], paths: Iterable[Path]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Where the object is, from silhouettes alone: the scene frame for data that comes without a scale_mat.
+"""Where the object is, from silhouettes or from the cameras alone: the scene frame for data that comes without a scale_mat.
 
 The purpose is that of IDR's camera preprocessing (Yariv et al. 2020): put the object into the unit sphere.
 """
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from nsr.geometry.poses import transform_cameras
 from nsr.geometry.visual_hull import carve, grid_axis
-from nsr.types import OBJECT_MASK, Cameras
+from nsr.types import OBJECT_MASK, Cameras, Sphere
 from nsr.utils.errors import DataError
 
 OBJECT_MASK_RADIUS = 0.88  # of the unit sphere, taken by the object
 _HULL_RESOLUTION = 64
 _REWEIGHTINGS = 10
 _SMALLEST_PIECE = 0.02  # share of the largest piece of the hull that another one must have to count
+_CLEAR_OF_CAMERAS = 0.7  # of the nearest camera's distance, reached by a sphere that cameras alone tell
 _MARGIN = 1.1  # by which a sphere is widened before the hull is looked for in it
 
 
@@ -60,9 +61,42 @@ def scene_normalisation(cameras_world: Cameras, masks: Tensor) -> np.ndarray:
     bound = _MARGIN * float((depth * extents)[depth > 0].quantile(0.9))
     coarse_center, coarse_radius = _hull_sphere(masks, cameras, center, bound, (center, bound))
     center, radius = _hull_sphere(masks, cameras, coarse_center, _MARGIN * coarse_radius, (center, bound))
+    return sphere_frame((*center.tolist(), radius / OBJECT_MASK_RADIUS))
+
+
+def camera_normalisation(cameras_world: Cameras) -> np.ndarray:
+    """world_from_scene [4, 4] float64 for an object without masks, at which all cameras look.
+
+    The sphere's centre is the point nearest to all optical axes; it is as large as the longer side of the images shows
+    there, by the median over the views, but stays clear of the cameras.
+
+    Raises:
+        DataError: fewer than two views, parallel views, or a point that most cameras look away from.
+    """
+    if len(cameras_world) < 2:
+        raise DataError(
+            f"scene normalisation: expected at least 2 views, got {len(cameras_world)}; add views, or give the object's "
+            "sphere with --sphere X Y Z R"
+        )
+    origins, axes = cameras_world.centers.double(), cameras_world.camera_to_world[:, :3, 2].double()
+    center = _meeting_point(origins, axes)
+    depth = ((center - origins) * axes).sum(-1)
+    if not (depth > 0).float().mean() > 0.5:
+        raise DataError(
+            "scene normalisation: most cameras look away from the point where their optical axes meet; expected cameras around "
+            "an object: check the poses (docs/own_photos.md), or give the object's sphere with --sphere X Y Z R"
+        )
+    focal = cameras_world.intrinsics[:, [0, 1], [0, 1]].double().mean(-1)
+    shown = 0.5 * max(cameras_world.width, cameras_world.height) / focal * depth
+    radius = min(float(shown[depth > 0].median()), _CLEAR_OF_CAMERAS * float((center - origins).norm(dim=-1).min()))
+    return sphere_frame((*center.tolist(), radius))
+
+
+def sphere_frame(sphere: Sphere) -> np.ndarray:
+    """world_from_scene [4, 4] float64 that puts the unit sphere where `sphere` is: centre x, y, z and radius, world units."""
     world_from_scene = np.eye(4)
-    world_from_scene[:3, :3] *= radius / OBJECT_MASK_RADIUS
-    world_from_scene[:3, 3] = center.numpy()
+    world_from_scene[:3, :3] *= sphere[3]
+    world_from_scene[:3, 3] = sphere[:3]
     return world_from_scene
 
 

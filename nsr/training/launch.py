@@ -15,17 +15,19 @@ from PIL import Image
 from nsr._ext import check_device_served
 from nsr.config import bind, to_tree
 from nsr.datasets.check import check_scene
-from nsr.datasets.detect import load_scene, parse_views
+from nsr.datasets.detect import parse_views
 from nsr.datasets.idr import START_CAMERA_FILE
 from nsr.geometry.poses import align_cameras, transform_cameras
 from nsr.training.checkpoint import load_checkpoint, load_legacy_idr, unflatten
+from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
+from nsr.training.estimated_masks import masked_scene, write_masks
 from nsr.training.guards import TerminationSignal
 from nsr.training.log import MetricsLog
 from nsr.training.results import render_view
 from nsr.training.run import checkpoint_path, data_place, differences, load_run_scene, reading, run_meta, split_views
 from nsr.training.settings import Config
 from nsr.training.trainer import Trainer
-from nsr.types import Scene
+from nsr.types import Scene, Sphere
 from nsr.utils.errors import CheckpointError, DataError, RetriableError, UsageError
 from nsr.utils.files import LOCK_NAME, atomic_write, file_lock
 from nsr.utils.hocon import find_conf, load_tree, override_tree, to_hocon
@@ -41,8 +43,8 @@ class RunRequest:
     """What the command line asks of a run.
 
     data: scene folder or built-in name; views, holdout: see split_views; nepoch, budget: one given without the other is the
-    run's only end. None is what nobody asked for: DEFAULT_CONF, all views, none held out, seed 0; or, where a run is
-    continued, whatever it began with.
+    run's only end; sphere: the object's, in world units, instead of the scene's own. None is what nobody asked for:
+    DEFAULT_CONF, all views, none held out, seed 0; or, where a run is continued, whatever it began with.
     """
 
     data: str
@@ -56,6 +58,7 @@ class RunRequest:
     seed: int | None = None
     device: str = "cpu"
     init_weights: Path | None = None
+    sphere: Sphere | None = None
 
 
 def read_config(request: RunRequest) -> Config:
@@ -90,15 +93,25 @@ def _torch_device(name: str) -> torch.device:
     return device
 
 
-def open_scene(request: RunRequest) -> tuple[Scene, list[int], list[int]]:
-    """The whole scene, the training views and the held-out views.
+def open_scene(
+    request: RunRequest, say: Callable[[str], None], run: Path | None = None
+) -> tuple[Scene, list[int], list[int], float]:
+    """The whole scene, the training views, the held-out views, and the seconds spent on estimating masks where it has none.
 
-    Mistakes in the configuration and the device are found first: reading photographs takes a while.
+    run: folder of an unfinished run of it, which may hold masks estimated before. Mistakes in the configuration and the device
+    are found first: reading photographs takes a while.
     """
-    read_config(request)
-    check_device(request.device)
-    scene = load_scene(request.data, train_cameras=request.train_cameras)
-    return scene, *choose_views(request, len(scene))
+    config = read_config(request)
+    scene, seconds = masked_scene(
+        request.data,
+        config.photometric,
+        run=run,
+        train_cameras=request.train_cameras,
+        sphere=request.sphere,
+        device=check_device(request.device),
+        say=say,
+    )
+    return scene, *choose_views(request, len(scene)), seconds
 
 
 def choose_views(request: RunRequest, count: int) -> tuple[list[int], list[int]]:
@@ -135,7 +148,9 @@ def new_trainer(request: RunRequest, scene: Scene, train_views: list[int], holdo
         scene.select(train_views).to(check_device(request.device)),
         seed=request.seed or 0,
         train_cameras=request.train_cameras,
-        meta=run_meta(request.data, scene, train_views, holdout_views, request.overrides, request.train_cameras),
+        meta=run_meta(
+            request.data, scene, train_views, holdout_views, request.overrides, request.train_cameras, request.sphere
+        ),
     )
     if request.init_weights is not None:
         load_weights(trainer, request.init_weights)
@@ -169,6 +184,7 @@ def resume_trainer(run: Path, request: RunRequest, scene: Scene, train_views: li
                 "--overwrite removes it, another --out keeps it"
             )
         trainer.resume(saved)
+        trainer.meta |= {key: meta[key] for key in ("silhouette_seconds",) if key in meta}
     return trainer
 
 
@@ -213,18 +229,26 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest) -> Trainer
         data = data_place(request.data) if request.data else meta["data_dir"]
         size, seed, train_cameras = meta["state"]["cameras"]["size"], meta["seed"], meta["train_cameras"]
         kept = {key: meta[key] for key in ("scene", "train_views", "holdout_views", "world_from_scene")}
-        kept |= {key: meta[key] for key in ("identity", "overrides", "noisy_start", "reference_poses") if key in meta}
+        optional = ("identity", "overrides", "noisy_start", "reference_poses", "sphere", "silhouette_seconds")
+        kept |= {key: meta[key] for key in optional if key in meta}
     _refuse_new_beginning(request, run, seed, config, tuple(kept.get("overrides", ())))
     if request.train_cameras and not train_cameras:
         raise UsageError(f"--train_cameras: the run in {run} has fixed cameras; start a new run to refine them")
     used = kept["train_views"] + kept["holdout_views"]
-    scene = load_run_scene(data, used, size, kept.get("identity"), kept.get("noisy_start", False))
+    sphere = tuple(kept["sphere"]) if kept.get("sphere") else None
+    if request.sphere is not None and request.sphere != sphere:
+        raise UsageError(f"--sphere {_numbers(request.sphere)}: the run in {run} has another; leave the option out")
+    scene = load_run_scene(data, used, size, kept.get("identity"), kept.get("noisy_start", False), run, sphere)
     _refuse_other_views(request, run, len(scene), kept["train_views"], kept["holdout_views"])
     views = scene.select(kept["train_views"]).to(device)
     trainer = Trainer(config, views, seed=seed, train_cameras=train_cameras, meta={"data_dir": data, **kept})
     with reading(file):
         trainer.resume(saved)
     return trainer
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def _continued_config(saved: dict, run: Path, request: RunRequest) -> Config:
@@ -278,6 +302,7 @@ def train(
     *,
     tensorboard: bool = False,
     old: Iterable[str] = (),
+    estimated: Scene | None = None,
     how_to_continue: str,
     say: Callable[[str], None],
 ) -> None:
@@ -285,7 +310,8 @@ def train(
 
     The first checkpoint is written before the first step. Raises what Trainer.fit raises, and UsageError when another process
     is writing the folder. Nothing is left behind by a run that cannot begin.
-    old: what to remove of earlier results in the folder before anything is written; how_to_continue: the advice to a user whose
+    old: what to remove of earlier results in the folder before anything is written; estimated: the whole scene, where its masks
+    were estimated for this run and are to be kept in MASK_FOLDER; how_to_continue: the advice to a user whose
     run was interrupted; say: where a warning goes, and which cameras are refined.
     """
     if trainer.poses is not None:
@@ -297,6 +323,8 @@ def train(
         for name in old:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if estimated is not None:
+            write_masks(estimated, folder / MASK_FOLDER)
         trainer.save(folder)
         with atomic_write(folder / "runconf.conf") as file:
             file.write(to_hocon(to_tree(trainer.config)))

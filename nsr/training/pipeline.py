@@ -15,6 +15,7 @@ from nsr.geometry.meshes import load_mesh, save_mesh
 from nsr.geometry.poses import transform_cameras, turntable_cameras
 from nsr.geometry.raycast import Raycaster
 from nsr.models.idr import IDRModel
+from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
 from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, resume_trainer, train
 from nsr.training.log import peak_memory_mb
 from nsr.training.results import evaluate_rendering, refined_scene, render_view, run_figures, run_mesh
@@ -30,7 +31,7 @@ RESULTS = {  # file: what it is; the report comes last, so a folder with one is 
     "metrics.json": "metrics",
     "report.html": "report",
 }
-OF_THE_RUN = ("checkpoints", "metrics.csv", "runconf.conf", "plots")
+OF_THE_RUN = ("checkpoints", "metrics.csv", "runconf.conf", "plots", MASK_FOLDER)
 MEASURED_VIEWS = 8  # training views to measure on when none is held out
 PREVIEW_VIEWS = 4
 TURNTABLE_VIEWS = 6
@@ -54,7 +55,7 @@ def reconstruct(
     what training raises.
     """
     unfinished = not overwrite and _holds_unfinished_run(out)
-    scene, train_views, held = open_scene(request)
+    scene, train_views, held, silhouette_seconds = open_scene(request, say, out if unfinished else None)
     if check:
         refuse_errors(scene.select(sorted([*train_views, *held])), say)
     reference_file = ground_truth or scene.ground_truth
@@ -64,9 +65,12 @@ def reconstruct(
         say(f"{out}: continuing an unfinished run at step {trainer.clock.step}")
     else:
         trainer = new_trainer(request, scene, train_views, held)
+    if silhouette_seconds:
+        trainer.meta["silhouette_seconds"] = silhouette_seconds
     say(f"{scene.name}: {len(train_views)} views of {scene.cameras.width}x{scene.cameras.height}, {len(held)} held out")
     old = (*RESULTS, *OF_THE_RUN) if overwrite else ()
-    train(trainer, out, old=old, how_to_continue="run the same command again to continue", say=say)
+    estimated = scene if silhouette_seconds else None
+    train(trainer, out, old=old, estimated=estimated, how_to_continue="run the same command again to continue", say=say)
 
     say("extracting the mesh")
     run = load_run(out, trainer.device)
@@ -80,6 +84,7 @@ def reconstruct(
     metrics = {
         "scene": scene.name,
         **run_figures(run),
+        **{key: trainer.meta[key] for key in ("silhouette_seconds",) if key in trainer.meta},
         "peak_memory_mb": peak_memory_mb(trainer.device),
         **evaluate_rendering(run.model, views),
         "psnr_views": "held out" if held else "training",

@@ -19,9 +19,11 @@ from nsr.datasets.detect import is_built_in, load_scene
 from nsr.geometry.poses import align_cameras, transform_cameras
 from nsr.models.idr import IDRModel
 from nsr.training.checkpoint import Checkpoint, load_checkpoint, unflatten
+from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
+from nsr.training.estimated_masks import read_masks
 from nsr.training.schedule import show_detail
 from nsr.training.settings import Config
-from nsr.types import Cameras, Scene
+from nsr.types import Cameras, Scene, Sphere
 from nsr.utils.errors import CheckpointError, DataError
 
 LATEST = "latest"
@@ -51,24 +53,38 @@ class Run:
     aligned: bool = False
     noisy_start: bool = False  # the scene's cameras are those of IDR's noisy start, see load_idr
     identity: dict | None = None  # see scene_identity
+    sphere: Sphere | None = None  # what was given instead of the scene's own, see load_idr
 
     def load_scene(self) -> Scene:
         """The scene the run was trained on, with all its views."""
         views = [*self.train_views, *self.holdout_views]
         size = (self.cameras.width, self.cameras.height)
-        return load_run_scene(self.data_dir, views, size, self.identity, self.noisy_start)
+        return load_run_scene(self.data_dir, views, size, self.identity, self.noisy_start, self.folder, self.sphere)
 
 
 def load_run_scene(
-    data: str, views: Sequence[int], size: Sequence[int], identity: dict | None, noisy_start: bool = False
+    data: str,
+    views: Sequence[int],
+    size: Sequence[int],
+    identity: dict | None,
+    noisy_start: bool = False,
+    run: Path | None = None,
+    sphere: Sphere | None = None,
 ) -> Scene:
     """The whole scene of a run.
 
     views: those the run used, in the order of its identity; size: [width, height] of its images; identity: what
     scene_identity said when it began, None in checkpoints from before it was kept; noisy_start: whether it began with
-    noisy cameras. Raises DataError for another scene.
+    noisy cameras; run: its folder, which holds the masks where they were estimated; sphere: that it was given. Raises
+    DataError for another scene.
     """
-    scene = load_scene(data, train_cameras=noisy_start)
+    masks = read_masks(run) if run is not None else None
+    scene = load_scene(data, train_cameras=noisy_start, masks=masks, sphere=sphere)
+    if not scene.masked:
+        raise DataError(
+            f"{data}: has no masks, and those estimated for the run are not in {run}/{MASK_FOLDER}; put that folder back, or "
+            "start a new run"
+        )
     now = (scene.cameras.width, scene.cameras.height)
     if max(views) >= len(scene) or now != tuple(size):
         raise DataError(
@@ -153,10 +169,11 @@ def run_meta(
     holdout_views: list[int],
     overrides: Sequence[str] = (),
     train_cameras: bool = False,
+    sphere: Sphere | None = None,
 ) -> dict:
     """What a checkpoint must remember of its beginning, beside the training state.
 
-    data: what load_scene was given; overrides: those of the configuration, which tell it from its file when continued.
+    data, sphere: what load_scene was given; overrides: those of the configuration, which tell it from its file when continued.
     """
     reference = reference_cameras(scene)[train_views].camera_to_world.tolist() if train_cameras else None
     return {
@@ -169,6 +186,7 @@ def run_meta(
         "world_from_scene": scene.world_from_scene.tolist(),
         "identity": scene_identity(scene, [*train_views, *holdout_views]),
         "overrides": list(overrides),
+        "sphere": list(sphere) if sphere is not None else None,
     }
 
 
@@ -258,4 +276,5 @@ def _open(checkpoint: Checkpoint, file: Path, device: torch.device | str) -> Run
         aligned=reference is not None,
         noisy_start=meta.get("noisy_start", False),
         identity=meta.get("identity"),
+        sphere=tuple(meta["sphere"]) if meta.get("sphere") else None,
     )

@@ -31,7 +31,9 @@ LEAST_SEEDS = 1e-3  # share of the swept rays that must see something in the bal
 BORDER = 2  # pixels of the image border that are background where no depth in the ball is near
 CERTAIN = 4.0  # log odds beyond which colours say no more
 CONTRADICTED = 2.0  # log odds of the colours from which a depth is taken for its neighbour's
-SETTLED, SEED, COLOR, FAITH = 10.0, 1.0, 0.1, 0.02  # pull of what is beyond doubt, of a depth, of a certain colour and of an uncertain one; neighbours pull with up to 1
+# How strongly a pixel is held to what is beyond doubt, to a depth, to colours that are certain, to others; its neighbours
+# pull with up to 1 each.
+SETTLED, SEED, COLOR, FAITH = 10.0, 1.0, 0.1, 0.02
 IN_HULL, OFF_HULL = 1.5, -3.0  # log odds
 HULL_RESOLUTION = 64
 MISSES = 0.1  # share of the views that may miss a voxel of the hull
@@ -54,27 +56,47 @@ def estimate_silhouettes(scene: Scene, config: PhotometricConfig) -> UInt8[Tenso
             "--sphere X Y Z R, check the cameras, or add masks (docs/own_photos.md)"
         )
     views = _Views(scene, WIDTH)
+    inside, behind = (views.spread(seeds, sweep.stride) for seeds in _undisputed(inside, behind))
+    probability, hull = _agreed(views, inside, behind, sweep.stride)
+    masks = _refined(scene, probability, hull)
+    if empty := [name for name, mask in zip(scene.view_names, masks, strict=True) if not mask.any()]:
+        raise DataError(
+            f"silhouettes of {scene.name}: nothing of the object was found in {', '.join(empty[:6])}; remove these views, "
+            "or add masks (docs/own_photos.md)"
+        )
+    return masks
+
+
+def _undisputed(inside: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
+    """Rays of either kind [V, h, w] without one of the other kind beside them: depths are least sure at the object's edges."""
+    return inside & ~_grown(behind, 1), behind & ~_grown(inside, 1)
+
+
+def _agreed(
+    views: _Views, inside: Tensor, behind: Tensor, stride: int
+) -> tuple[Float[Tensor, "V h w"], Float[Tensor, "V h w"]]:
+    """Probability that a pixel shows the object, and what the hull of all views says of it (log odds).
+
+    inside, behind: [V, h, w] pixels whose depth tells; a ray stands for stride^2 pixels.
+    """
     reach = views.reach()
-    seen_inside, seen_behind = (views.spread(seeds, sweep.stride) for seeds in (inside & ~_grown(behind, 1), behind & ~_grown(inside, 1)))
-    border = views.border() & ~_grown(views.spread(inside, sweep.stride), 2 * sweep.stride)
-    share = sweep.stride**2  # a ray stands for so many pixels
-    of_object, of_background = share * seen_inside.float(), share * seen_behind.float() + (border | ~reach).float()
-    probability = torch.full_like(of_object, 0.5)
-    hull = torch.zeros_like(of_object)  # log odds
+    border = views.border() & ~_grown(inside, 2 * stride)
+    of_object, of_background = stride**2 * inside.float(), stride**2 * behind.float() + (border | ~reach).float()
+    probability, hull = torch.full_like(of_object, 0.5), torch.zeros_like(of_object)
     for _ in range(ROUNDS):
         colors = views.color_log_odds(of_object, of_background)
-        seen_inside &= colors > -CONTRADICTED
-        seen_behind &= colors < CONTRADICTED
+        inside, behind = inside & (colors > -CONTRADICTED), behind & (colors < CONTRADICTED)
         prior, confidence = _beliefs(colors + hull)
-        seeds = SEED * (seen_inside | seen_behind)
-        prior = (confidence * prior + SEED * seen_inside) / (confidence + seeds)
-        prior, confidence = prior * reach, torch.where(reach, confidence + seeds, SETTLED)
+        depth_known = SEED * (inside | behind)
+        prior = (confidence * prior + SEED * inside) / (confidence + depth_known)
+        prior, confidence = prior * reach, torch.where(reach, confidence + depth_known, SETTLED)
         probability = views.walk(prior, confidence, probability, iterations=25)
         shadow = views.shadows(probability)
-        hull = IN_HULL * shadow + OFF_HULL * ~_grown(shadow, 2)
-        trust = (2.0 * probability - 1.0) * (hull > OFF_HULL) - 1.0 * (hull == OFF_HULL)
+        outside = ~_grown(shadow, 2)
+        hull = IN_HULL * shadow + OFF_HULL * outside
+        trust = torch.where(outside, -1.0, 2.0 * probability - 1.0)
         of_object, of_background = trust.clamp_min(0.0), -trust.clamp_max(0.0)
-    return _refined(scene, probability, hull)
+    return probability, hull
 
 
 class _Views:

@@ -1,0 +1,79 @@
+"""Scenes without masks: silhouettes are estimated once, kept as pictures beside the run, and read from there ever after."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nsr.datasets.detect import load_scene
+from nsr.datasets.images import list_images, read_many, read_mask
+from nsr.training.settings import PhotometricConfig
+from nsr.training.silhouettes import estimate_silhouettes
+from nsr.types import Scene, Sphere
+from nsr.utils.errors import DataError
+
+FOLDER = "estimated_masks"  # of a run; users may look at it, but the run is bound to it
+
+
+def masked_scene(
+    data: str | Path,
+    config: PhotometricConfig,
+    *,
+    run: Path | None = None,
+    train_cameras: bool = False,
+    sphere: Sphere | None = None,
+    device: torch.device | str = "cpu",
+    say: Callable[[str], None] = print,
+) -> tuple[Scene, float]:
+    """A scene with masks, estimated where it has none, and the seconds that took (0: none were estimated).
+
+    data, train_cameras, sphere: see load_scene. run: where an earlier run may have left its estimate, which is used again. All
+    photographs of the folder take part, since their silhouettes together make the hull; without scale_mat or sphere they also
+    say, better than the cameras alone, where the object is. Raises what load_scene and estimate_silhouettes raise.
+    """
+    masks = read_masks(run) if run is not None else None
+    options = {"train_cameras": train_cameras, "sphere": sphere}
+    scene = load_scene(data, masks=masks, **options)
+    if scene.masked:
+        return scene, 0.0
+    began = time.monotonic()
+    masks = estimate_silhouettes(scene.to(device), config).cpu()
+    seconds = time.monotonic() - began
+    say(f"{scene.name}: no masks; silhouettes of {len(scene)} views estimated in {seconds:.1f} s")
+    return load_scene(data, masks=masks, **options), seconds
+
+
+def read_masks(run: Path) -> Tensor | None:
+    """[V, H, W] uint8, the masks that were estimated for a run; None where there are none."""
+    files = list_images(run / FOLDER) if (run / FOLDER).is_dir() else []
+    if not files:
+        return None
+    masks = read_many(read_mask, files)
+    if other := [path.name for path, mask in zip(files, masks, strict=True) if mask.shape != masks[0].shape]:
+        raise DataError(f"{run / FOLDER}: {other[0]} differs in size from {files[0].name}; start the run again")
+    return torch.from_numpy(np.stack(masks))
+
+
+def write_masks(scene: Scene, folder: Path) -> None:
+    """The masks of all views as folder/<view name>.png, all or none; what the folder held before is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        for name, mask in zip(scene.view_names, scene.masks.cpu().numpy(), strict=True):
+            Image.fromarray(mask).save(partial / f"{name}.png")
+        partial.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
