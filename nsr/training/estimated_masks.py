@@ -16,11 +16,13 @@ from torch import Tensor
 
 from nsr.datasets.detect import load_scene
 from nsr.datasets.images import list_images, read_many, read_mask
+from nsr.geometry.normalisation import OBJECT_MASK_RADIUS
 from nsr.training.settings import PhotometricConfig
 from nsr.training.silhouettes import estimate_silhouettes
 from nsr.types import Scene, Sphere
 from nsr.utils.errors import DataError
 
+CUT = 1.1  # radii of a sphere that cameras alone told, beyond which the object must not reach
 FOLDER = "estimated_masks"  # of a run; users may look at it, but the run is bound to it
 
 
@@ -46,10 +48,27 @@ def masked_scene(
     if scene.masked:
         return scene, 0.0
     began = time.monotonic()
-    masks = estimate_silhouettes(scene.to(device), config).cpu()
+    masked = _estimated(scene, data, config, device, options)
+    if _reaches_out(masked, scene):
+        masked = _estimated(masked, data, config, device, options)
     seconds = time.monotonic() - began
     say(f"{scene.name}: no masks; silhouettes of {len(scene)} views estimated in {seconds:.1f} s")
-    return load_scene(data, masks=masks, **options), seconds
+    return masked, seconds
+
+
+def _estimated(scene: Scene, data: str | Path, config: PhotometricConfig, device: torch.device | str, options: dict) -> Scene:
+    masks = estimate_silhouettes(scene.to(device), config).cpu()
+    return load_scene(data, masks=masks, **options)
+
+
+def _reaches_out(masked: Scene, scene: Scene) -> bool:
+    """Whether the object, by its silhouettes, goes on outside the sphere in which they were looked for: it was cut there.
+
+    Never where that sphere was given, as then both scenes have one frame.
+    """
+    then_from_now = np.linalg.inv(scene.world_from_scene) @ masked.world_from_scene
+    reach = np.linalg.norm(then_from_now[:3, 3]) + OBJECT_MASK_RADIUS * np.linalg.norm(then_from_now[:3, 0])
+    return bool(reach > CUT)
 
 
 def read_masks(run: Path) -> Tensor | None:

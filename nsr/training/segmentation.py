@@ -37,10 +37,12 @@ def _densities(codes: Tensor, weight: Tensor) -> Tensor:
     counts = torch.zeros(len(codes), BINS**3, device=codes.device).scatter_add_(1, flat, weight.flatten(1))
     blur = torch.tensor([0.25, 0.5, 0.25], device=codes.device)
     cube = counts.view(-1, 1, BINS, BINS, BINS)
-    for axis in (0, 1, 2):
-        shape, padding = [1, 1, 1, 1, 1], [0, 0, 0]
-        shape[2 + axis], padding[axis] = 3, 1
-        cube = F.conv3d(cube, blur.view(shape), padding=padding)
+    for axis in (2, 1, 0):  # F.pad counts from the last one
+        shape, padding = [1, 1, 1, 1, 1], [0] * 6
+        shape[2 + axis] = 3
+        padding[2 * (2 - axis)] = padding[2 * (2 - axis) + 1] = 1
+        # What would leave the cube stays, or black and white would count for less than other colours.
+        cube = F.conv3d(F.pad(cube, padding, mode="replicate"), blur.view(shape))
     counts = cube.flatten(1)
     total = counts.sum(dim=1, keepdim=True)
     borrowed = SHARED * total.mean().clamp_min(1e-6)

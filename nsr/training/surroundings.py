@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -30,7 +32,8 @@ class SurroundingsSweep(PlaneSweep):
 
     def __init__(self, scene: Scene, config: PhotometricConfig) -> None:
         ball = torch.ones((RESOLUTION,) * 3, dtype=torch.bool, device=scene.images.device)
-        super().__init__(scene, config, Voxels(ball, extent=1.0), width=WIDTH, rays=RAYS)
+        everywhere = replace(scene, masks=torch.full_like(scene.masks, 255))
+        super().__init__(everywhere, config, Voxels(ball, extent=1.0), width=WIDTH, rays=RAYS)
         self.exit = torch.full(self.swept.shape, torch.inf, device=self.axis.device)  # where the rays leave the ball
         for view in range(len(self.swept)):
             _, far, hits = ray_sphere(self._rays(view)[1], 1.0)

@@ -24,7 +24,7 @@ SPOILED_SCENES = {
     "empty folder": (drop("image", "mask", "cameras.npz"), ["ball", "not a scene", "it holds nothing"]),
     "one mask missing": (drop("mask/004.png"), ["6 images and 5 masks", "000004.png", "give each image a mask"]),
     "one image missing": (drop("image/000001.png"), ["5 images and 6 masks", "001.png"]),
-    "masks missing": (drop("mask"), ["000000.png", "alpha", "mask/"]),
+    "masks missing, nothing to see": (drop("mask"), ["silhouettes of ball", "--sphere", "own_photos.md"]),
     "cameras missing": (drop("cameras.npz"), ["no camera file", "cameras_sphere.npz", "own_photos.md"]),
     "wrong-sized mask": (new_mask("mask/003.png", (31, 24), 255), ["003.png", "31x24", "32x24", "export the mask"]),
     "empty mask": (new_mask("mask/005.png", (32, 24), 0), ["005.png", "empty mask", "remove"]),

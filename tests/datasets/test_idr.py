@@ -1,6 +1,7 @@
 """The IDR layout: what is read, and what is said about folders that cannot be."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -162,6 +163,51 @@ def test_missing_scale_mat_when_writing_fails_stays_in_memory(tmp_path, monkeypa
     assert "not written back" in caplog.text
     assert "scale_mat_0" not in np.load(folder / "cameras.npz")
     assert scene.cameras.centers.norm(dim=-1).min() > 1
+
+def without_masks(folder):
+    shutil.rmtree(folder / "mask")
+    return folder
+
+
+def test_without_masks_all_is_object_and_the_scene_says_so(folder):
+    assert load_idr(folder).masked
+    scene = load_idr(without_masks(folder), views=[4, 1])
+    assert not scene.masked
+    assert scene.masks.shape == (2, 30, 40)
+    assert (scene.masks == 255).all()
+    assert not scene.select([0]).masked
+
+
+def test_without_masks_and_frame_the_cameras_tell_where_the_object_is(folder):
+    rewrite(folder, lambda m: [m.pop(f"scale_mat_{i}") for i in range(6)])
+    before = (folder / "cameras.npz").read_bytes()
+    scene = load_idr(without_masks(folder))
+    middle = (np.linalg.inv(SCENE.world_from_scene) @ scene.world_from_scene)[:3, 3]
+    assert np.linalg.norm(middle) < 0.1
+    assert (folder / "cameras.npz").read_bytes() == before  # such a guess is not for keeping
+
+
+def test_masks_that_are_given_take_the_place_of_the_folders_own(folder):
+    masks = SCENE.masks.flip(0)
+    scene = load_idr(without_masks(folder), views=[4, 1], masks=masks)
+    assert scene.masked
+    assert torch.equal(scene.masks, masks[[4, 1]])
+    with pytest.raises(DataError, match="one per image"):
+        load_idr(folder, masks=masks[:3])
+
+
+def test_a_sphere_that_is_given_is_the_scenes_unit_sphere(folder):
+    scene = load_idr(folder, sphere=(1.0, 2.0, 3.0, 50.0))
+    np.testing.assert_array_equal(scene.world_from_scene, [[50, 0, 0, 1], [0, 50, 0, 2], [0, 0, 50, 3], [0, 0, 0, 1]])
+    ours, theirs = (transform_cameras(s.cameras, s.world_from_scene).centers for s in (scene, load_idr(folder)))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_alpha_in_some_images_only_is_refused(folder):
+    rgba = np.dstack([SCENE.images[2].numpy(), SCENE.masks[2].numpy()])
+    Image.fromarray(rgba).save(without_masks(folder) / "image" / "000002.png")
+    with pytest.raises(DataError, match=r"000000\.png.*alpha channel.*mask/"):
+        load_idr(folder)
 
 
 # ------------------------------------------------------------------------------------------------------ what is wrong

@@ -8,7 +8,6 @@ from nsr.datasets.images import (
     list_images,
     masks_from_alpha,
     natural_key,
-    read_alpha,
     read_image,
     read_mask,
     trailing_number,
@@ -66,7 +65,7 @@ def test_exif_orientation_is_not_applied(tmp_path):
     assert read_image(save(tmp_path, COLOUR, "x.jpg", exif=exif)).shape == (5, 7, 3)
 
 
-@pytest.mark.parametrize("reader", [read_image, read_mask, read_alpha])
+@pytest.mark.parametrize("reader", [read_image, read_mask, lambda path: masks_from_alpha([path])])
 @pytest.mark.parametrize("kind", ["truncated", "text", "empty", "missing"])
 def test_broken_files_are_named(tmp_path, reader, kind):
     path = tmp_path / "broken.png"

@@ -214,6 +214,7 @@ def test_cache_that_cannot_be_made(tmp_path):
     [
         ({"name": "bunny"}, "bust, dents"),
         ({"name": "bust", "arrangement": "above"}, "frontal, around"),
+        ({"name": "bust", "background": "garden"}, "plain, room"),
         ({"name": "bust", "views": 0}, "at least 1 view"),
         ({"name": "bust", "width": 4}, "16x16"),
     ],
@@ -222,3 +223,13 @@ def test_bad_arguments(arguments, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         make_scene(**arguments, cache_dir=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_room_changes_what_is_behind_the_object_and_nothing_else(cache):
+    plain, room = (make_scene("bust", views=3, width=64, height=48, background=b, cache_dir=cache) for b in ("plain", "room"))
+    assert torch.equal(plain.masks, room.masks)
+    assert torch.equal(plain.cameras.camera_to_world, room.cameras.camera_to_world)
+    on_object, behind = plain.masks == 255, plain.masks == 0
+    assert torch.equal(plain.images[on_object], room.images[on_object])
+    assert plain.images[behind].float().std() == 0
+    assert room.images[behind].float().std() > 20

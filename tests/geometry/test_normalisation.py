@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.two_balls import BALLS, WORLD_FROM_SCENE, two_balls
 
-from nsr.geometry.normalisation import bounding_sphere, scene_normalisation
+from nsr.geometry.normalisation import bounding_sphere, camera_normalisation, scene_normalisation, sphere_frame
 from nsr.geometry.poses import transform_cameras
 from nsr.types import Cameras
 from nsr.utils.errors import DataError
@@ -84,3 +84,35 @@ def test_bounding_sphere_of_known_points():
     center, radius = bounding_sphere(3 * points + torch.tensor([5.0, 0, -2]))
     torch.testing.assert_close(center, torch.tensor([5.0, 0, -2]).double(), atol=0.05, rtol=0)
     assert radius == pytest.approx(3, rel=0.02)
+
+
+def test_cameras_alone_tell_where_they_look_and_how_much_they_show():
+    cameras = in_world(two_balls(12))
+    found = camera_normalisation(cameras)
+    in_scene = np.linalg.inv(WORLD_FROM_SCENE) @ found
+    assert np.linalg.norm(in_scene[:3, 3]) < 0.1  # they look at the origin, but for their principal point
+    assert in_scene[0, 0] == pytest.approx(3.2 * 60 / 147.5, rel=0.05)  # distance times half the width over the focal length
+    moved = camera_normalisation(transform_cameras(cameras, np.diag([7.0, 7.0, 7.0, 1.0])))
+    np.testing.assert_allclose(moved, np.diag([7.0, 7.0, 7.0, 1.0]) @ found @ np.diag([1, 1, 1, 1.0]), rtol=1e-6)
+
+
+def test_a_sphere_by_cameras_leaves_them_outside():
+    cameras = in_world(two_balls(12))
+    wide = Cameras(cameras.intrinsics / torch.tensor([[10.0], [10.0], [1.0]]), cameras.camera_to_world, 120, 90)
+    in_scene = transform_cameras(wide, np.linalg.inv(camera_normalisation(wide)))
+    assert in_scene.centers.norm(dim=-1).min() == pytest.approx(1 / 0.7)
+
+
+def test_cameras_that_show_no_common_place_are_refused():
+    cameras = in_world(two_balls(6))
+    with pytest.raises(DataError, match="one direction"):
+        camera_normalisation(cameras[[0, 0, 0]])
+    with pytest.raises(DataError, match="--sphere"):
+        camera_normalisation(cameras[[0]])
+    turned = cameras.camera_to_world @ torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+    with pytest.raises(DataError, match="look away"):
+        camera_normalisation(Cameras(cameras.intrinsics, turned, 120, 90))
+
+
+def test_frame_of_a_sphere():
+    np.testing.assert_array_equal(sphere_frame((1.0, 2.0, 3.0, 4.0)) @ [0.5, 0, 0, 1], [3, 2, 3, 1])

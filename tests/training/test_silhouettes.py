@@ -1,0 +1,70 @@
+"""Silhouettes from photographs and cameras alone, against exact ones that the method may not look at."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from nsr.datasets.idr import load_idr
+from nsr.evaluation.images import silhouette_iou
+from nsr.training.settings import PhotometricConfig
+from nsr.training.silhouettes import estimate_silhouettes
+from nsr.training.surroundings import SurroundingsSweep
+from nsr.utils.errors import DataError
+from tests.support.unmasked_scene import ball_before
+
+CONFIG = PhotometricConfig()
+
+
+def unmasked(scene):
+    return dataclasses.replace(scene, masks=torch.full_like(scene.masks, 255), masked=False)
+
+
+def overlaps(masks, scene) -> torch.Tensor:
+    return torch.tensor([silhouette_iou(*pair) for pair in zip(masks.numpy(), scene.masks.numpy(), strict=True)])
+
+
+@pytest.mark.parametrize("background", ["room", "black"])
+def test_a_ball_is_told_from_what_is_behind_it(background):
+    scene = ball_before(background)
+    masks = estimate_silhouettes(unmasked(scene), CONFIG)
+    assert masks.dtype == torch.uint8
+    assert set(masks.unique().tolist()) == {0, 255}
+    found = overlaps(masks, scene)
+    assert found.mean() > 0.95
+    assert found.min() > 0.9
+
+
+def test_depths_tell_inside_and_behind():
+    scene = ball_before("room")
+    sweep = SurroundingsSweep(unmasked(scene), CONFIG)
+    inside, behind = sweep.seeds()
+    assert not (inside & behind).any()
+    on_object = scene.masks[:, :: sweep.stride, :: sweep.stride] == 255
+    assert (inside & on_object).sum() > 0.3 * on_object.sum()
+    assert (inside & ~on_object).sum() < 0.15 * inside.sum()  # a patch at the edge of the object shows it too
+    assert (behind & on_object).sum() < 0.05 * behind.sum()
+    assert behind.sum() > 0.1 * (sweep.swept & ~on_object).sum()
+
+
+def test_masks_that_a_scene_has_are_not_looked_at():
+    scene = ball_before("black", views=8, width=80, height=60)
+    wrong = dataclasses.replace(scene, masks=scene.masks.flip(2))
+    assert torch.equal(estimate_silhouettes(wrong, CONFIG), estimate_silhouettes(unmasked(scene), CONFIG))
+
+
+def test_photographs_that_show_nothing_are_refused():
+    scene = ball_before("black", views=8, width=80, height=60)
+    blank = dataclasses.replace(unmasked(scene), images=torch.full_like(scene.images, 200))
+    with pytest.raises(DataError, match="--sphere X Y Z R"):
+        estimate_silhouettes(blank, CONFIG)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "least"),
+    [("scenes/dtu_scan24_half", 0.95), ("scenes/dino_sparse_ring", 0.93), ("heads/ict_000", 0.97)],
+)
+def test_real_photographs(shared_data, path, least):
+    scene = load_idr(shared_data / path)
+    assert overlaps(estimate_silhouettes(unmasked(scene), CONFIG), scene).mean() > least
