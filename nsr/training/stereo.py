@@ -59,8 +59,6 @@ class PlaneSweep:
     width, rays: pixels across of the images compared, and how many rays there are in all views; both roughly.
     """
 
-    agreeing = AGREEING
-
     def __init__(
         self, scene: Scene, config: PhotometricConfig, hull: Voxels, *, width: int = WIDTH, rays: int = RAYS
     ) -> None:
@@ -121,8 +119,8 @@ class PlaneSweep:
         """By how much depths may differ, at a distance from the camera of a view, that are taken for the same."""
         return 2.0 * STEP * self.hull.size
 
-    def consistent(self, depths: Float[Tensor, "V h w"]) -> Float[Tensor, "V h w"]:
-        """The depths at whose points enough of the sources have found the same; the others are NaN."""
+    def consistent(self, depths: Float[Tensor, "V h w"], least: int = AGREEING) -> Float[Tensor, "V h w"]:
+        """The depths at whose points at least so many of the sources have found the same; the others are NaN."""
         kept = torch.full_like(depths, torch.nan)
         for view in range(len(depths)):
             points = self._points(view, depths)
@@ -131,7 +129,7 @@ class PlaneSweep:
                 there, distance = self._look_up(source, points, depths)
                 agreeing += (there - distance).abs() < self._tolerance(source, distance)  # false for NaN
             swept = self.swept[view]
-            kept[view, swept] = torch.where(agreeing >= self.agreeing, depths[view, swept], torch.nan)
+            kept[view, swept] = torch.where(agreeing >= least, depths[view, swept], torch.nan)
         return kept
 
     def carve(self, depths: Float[Tensor, "V h w"]) -> Voxels:

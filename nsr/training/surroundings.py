@@ -28,8 +28,6 @@ class SurroundingsSweep(PlaneSweep):
     but the object may stand before the ball.
     """
 
-    agreeing = 1  # few of the sources of a view, which look at the object from around it, share its background
-
     def __init__(self, scene: Scene, config: PhotometricConfig) -> None:
         ball = torch.ones((RESOLUTION,) * 3, dtype=torch.bool, device=scene.images.device)
         everywhere = replace(scene, masks=torch.full_like(scene.masks, 255))
@@ -43,8 +41,11 @@ class SurroundingsSweep(PlaneSweep):
 
     def seeds(self) -> tuple[Bool[Tensor, "V h w"], Bool[Tensor, "V h w"]]:
         """The rays that see something inside the ball, and those that see something behind it; most others are not known."""
-        depths = self.consistent(self.depths())
-        return depths < self.exit, depths.isfinite() & (depths >= self.exit)
+        depths = self.depths()
+        inside = self.consistent(depths) < self.exit
+        # Few of the sources of a view, which look at the object from around it, share its background.
+        behind = self.consistent(depths, least=1) >= self.exit
+        return inside, behind
 
     def _candidates(self, rays: Rays) -> tuple[Float[Tensor, "N T"], Bool[Tensor, "N T"]]:
         near, far, _ = (bound[:, None] for bound in ray_sphere(rays, 1.0))

@@ -113,5 +113,7 @@ def test_all_background_and_all_object(tmp_path):
 def test_masks_from_alpha(tmp_path):
     path = save(tmp_path, np.dstack([COLOUR, SOFT]))
     np.testing.assert_array_equal(masks_from_alpha([path, path])[1], SOFT)
-    with pytest.raises(DataError, match="alpha"):
-        masks_from_alpha([save(tmp_path, COLOUR, "opaque.png")])
+    opaque = save(tmp_path, COLOUR, "opaque.png")
+    assert masks_from_alpha([opaque, opaque]) is None
+    with pytest.raises(DataError, match=r"opaque\.png.*alpha"):
+        masks_from_alpha([path, opaque])

@@ -42,13 +42,13 @@ def test_depths_tell_inside_and_behind():
     assert not (inside & behind).any()
     on_object = scene.masks[:, :: sweep.stride, :: sweep.stride] == 255
     assert (inside & on_object).sum() > 0.3 * on_object.sum()
-    assert (inside & ~on_object).sum() < 0.15 * inside.sum()  # a patch at the edge of the object shows it too
+    assert (inside & ~on_object).sum() < 0.25 * inside.sum()  # a patch at the object's edge shows it too; views are far apart
     assert (behind & on_object).sum() < 0.05 * behind.sum()
     assert behind.sum() > 0.1 * (sweep.swept & ~on_object).sum()
 
 
 def test_masks_that_a_scene_has_are_not_looked_at():
-    scene = ball_before("black", views=8, width=80, height=60)
+    scene = ball_before("black", views=20, width=96, height=72)
     wrong = dataclasses.replace(scene, masks=scene.masks.flip(2))
     assert torch.equal(estimate_silhouettes(wrong, CONFIG), estimate_silhouettes(unmasked(scene), CONFIG))
 
