@@ -120,9 +120,8 @@ def test_only_carved_space_well_clear_of_the_rest_is_free(scene):
     assert not (free.occupied & carved.grown(2).occupied).any()
 
 
-def test_large_photographs_are_compared_at_a_smaller_size(scene, monkeypatch):
-    monkeypatch.setattr("nsr.training.stereo.WIDTH", 80)
-    sweep = PlaneSweep(scene, CONFIG, ball(0.85))
+def test_large_photographs_are_compared_at_a_smaller_size(scene):
+    sweep = PlaneSweep(scene, CONFIG, ball(0.85), width=80)
     assert sweep.images.images.shape[1:] == (60, 80)
     depths = sweep.consistent(sweep.depths())
     points = torch.cat([sweep._points(view, depths) for view in range(len(scene))])
