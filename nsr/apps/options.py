@@ -6,9 +6,12 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nsr.types import Sphere
 from nsr.utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from nsr.types import Sphere
 
 MAX_RESOLUTION = 2048
 TRAIN_CAMERAS = (
