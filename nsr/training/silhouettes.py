@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
@@ -38,6 +39,7 @@ IN_HULL, OFF_HULL = 1.5, -3.0  # log odds
 HULL_RESOLUTION = 64
 MISSES = 0.1  # share of the views that may miss a voxel of the hull
 WITNESSES = 0.25  # share of the views that must see it
+IN_SHADOW = 0.9  # share of a piece of background that lies in the hull's silhouette, from which it is none
 BAND = 4  # fine pixels around an edge that is looked for again
 
 
@@ -167,8 +169,24 @@ def _refined(scene: Scene, probability: Float[Tensor, "V h w"], hull: Float[Tens
     prior, confidence = _beliefs(colors * _agreement(colors, known) + hull)
     prior, confidence = torch.where(band, prior, settled.float()), torch.where(band, confidence, SETTLED)
     probability = views.walk(prior, confidence, probability, iterations=15)
+    probability[_holes(probability > 0.5, hull > 0.5 * IN_HULL)] = 1.0
     height, width = scene.images.shape[1:3]
     return torch.cat([255 * (_resized(view[None], (height, width)) > 0.5).to(torch.uint8) for view in probability])
+
+
+def _holes(masks: Bool[Tensor, "V h w"], shadow: Bool[Tensor, "V h w"]) -> Bool[Tensor, "V h w"]:
+    """Pieces of background that the hull, on which nearly all views agree, does not have: a dark door, a white roof.
+
+    A hole in one mask would carve a tunnel through all that is behind and before it.
+    """
+    from scipy import ndimage
+
+    holes = np.zeros(masks.shape, dtype=bool)
+    for view, (mask, inside) in enumerate(zip(masks.cpu().numpy(), shadow.cpu().numpy(), strict=True)):
+        pieces, count = ndimage.label(~mask)
+        share = ndimage.mean(inside, pieces, index=np.arange(count + 1))
+        holes[view] = ~mask & (share > IN_SHADOW)[pieces]
+    return torch.from_numpy(holes).to(masks.device)
 
 
 def _agreement(colors: Float[Tensor, "V h w"], known: Float[Tensor, "V h w"]) -> Float[Tensor, "V 1 1"]:

@@ -8,7 +8,7 @@ import torch
 from nsr.datasets.idr import load_idr
 from nsr.evaluation.images import silhouette_iou
 from nsr.training.settings import PhotometricConfig
-from nsr.training.silhouettes import estimate_silhouettes
+from nsr.training.silhouettes import _holes, estimate_silhouettes
 from nsr.training.surroundings import SurroundingsSweep
 from nsr.utils.errors import DataError
 from tests.support.unmasked_scene import ball_before
@@ -46,6 +46,18 @@ def test_depths_tell_inside_and_behind():
     assert (inside & ~on_object).sum() < 0.25 * inside.sum()  # a patch at the object's edge shows it too; views are far apart
     assert (behind & on_object).sum() < 0.05 * behind.sum()
     assert behind.sum() > 0.05 * (sweep.swept & ~on_object).sum()
+
+
+def test_a_hole_that_the_hull_does_not_have_is_none():
+    masks = torch.zeros(2, 20, 20, dtype=torch.bool)
+    masks[:, 2:18, 2:18] = True
+    shadow = masks.clone()
+    masks[:, 5:8, 5:8] = False  # a dark window
+    masks[0, 16:20, 10:12] = False  # a door, open to the ground
+    masks[1, 11:14, 11:14] = shadow[1, 11:14, 11:14] = False  # a hole through the object
+    holes = _holes(masks, shadow)
+    assert holes[:, 5:8, 5:8].all()
+    assert holes.sum() == 2 * 9
 
 
 def test_photographs_that_show_nothing_are_refused():
