@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsr.datasets.pyramid import grey_pyramid, level_cameras
+from nsr.datasets.pyramid import grey_pyramid
 from nsr.datasets.sampling import PixelBatch
+from nsr.geometry.cameras import level_cameras
 from nsr.geometry.source_views import source_views
 from nsr.models.idr import IDRModel, TrainingOutput
 from nsr.ops.patch_ncc import patch_images, patch_ncc

@@ -157,6 +157,7 @@ class Trainer:
             free_space = start_from_hull(self.model, self.scene, self.config, self.generator)
             if self.poses is None:  # what wrong cameras saw must not bind the corrected ones
                 self.free_space = free_space
+        self.clock.begin()
         self.clock.pause()
         self.started = True
 
