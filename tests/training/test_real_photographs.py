@@ -41,7 +41,7 @@ def test_exposures_are_learned(scene):
     before, after = (torch.stack([s.images[v][inside[v]].float().mean() for v in range(12)]) for s in (scene, spoiled))
     grey = torch.full((12, 3), float(before.mean() / 255))
     learned = trainer.exposure(grey, torch.arange(12)).detach().mean(dim=1)
-    assert torch.corrcoef(torch.stack([after / before, learned]))[0, 1] > 0.9
+    assert torch.corrcoef(torch.stack([after / before, learned]))[0, 1] > 0.8
 
 
 def test_a_run_with_exposures_resumes_bit_for_bit(scene, tmp_path):
@@ -81,10 +81,12 @@ def half_missing(scene):
     return replace(scene, masks=masks)
 
 
-def test_a_bite_out_of_one_mask_does_not_cut_the_object(scene):
-    bitten = half_missing(scene)
-    assert volume_off(trained(bitten, epochs=6)) > 0.05
-    assert volume_off(trained(bitten, "start.max_misses=1", epochs=6)) < 0.002
+def test_half_a_mask_does_not_cut_the_start_in_half(scene):
+    cut, whole = (Trainer(tiny_config(f"start.max_misses={misses}"), half_missing(scene)) for misses in (0, 1))
+    for trainer in (cut, whole):
+        trainer.start()
+    assert volume_off(cut) > 0.2
+    assert volume_off(whole) < 0.01
 
 
 def test_the_hull_keeps_what_a_cut_view_does_not_see(scene):
