@@ -19,7 +19,8 @@ class LossConfig:
     """Weights of the terms.
 
     free_weight: of free_loss, which needs a start from silhouettes.
-    rgb_quadratic_below: see rgb_loss; 0 is IDR's L1. mask_missing_factor: see mask_loss; 1 is IDR's.
+    rgb_quadratic_below: see rgb_loss; 0 is IDR's L1. rgb_min_mask: from which mask value on a pixel's colour counts; below 1 it
+    is mixed with the background's. 0.5, all pixels inside, is IDR's. mask_missing_factor: see mask_loss; 1 is IDR's.
     smoothness_weight fades geometrically to smoothness_final of it over the run, and photometric_weight (of the comparison of
     patches across photographs; 0 leaves it out) to photometric_final of it, from photometric_fade_from of the run on.
     alpha: sharpness of the differentiable mask; it is multiplied by alpha_factor at each milestone (in epochs or in
@@ -28,6 +29,7 @@ class LossConfig:
 
     rgb_weight: float = 1.0
     rgb_quadratic_below: float = 0.0
+    rgb_min_mask: float = 0.5
     mask_weight: float = 100.0
     mask_missing_factor: float = 1.0
     eikonal_weight: float = 0.1
@@ -46,6 +48,7 @@ class LossConfig:
         factors = ["smoothness_final", "photometric_final", "mask_missing_factor"]
         for name in (*weights, *factors, "rgb_quadratic_below"):
             check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        check(self, "rgb_min_mask", 0 <= self.rgb_min_mask <= 1, "0 to 1")
         check(self, "photometric_fade_from", 0 <= self.photometric_fade_from < 1, "0 up to but not 1")
         for name in ("alpha", "alpha_factor"):
             check(self, name, 0 < getattr(self, name) < math.inf, "more than 0")
@@ -118,8 +121,9 @@ def idr_losses(
     """
     rays = rgb.shape[0]
     mask = torch.where(output.free, 0.0, mask)  # a surface in free space is as wrong as one outside the silhouette
+    pure = mask[output.surface] >= config.rgb_min_mask
     terms = {
-        "rgb": rgb_loss(output.rgb, rgb[output.surface], rays, config.rgb_quadratic_below),
+        "rgb": rgb_loss(output.rgb[pure], rgb[output.surface][pure], rays, config.rgb_quadratic_below),
         "mask": mask_loss(output.sdf, output.surface, mask, alpha, config.mask_missing_factor),
         "eikonal": eikonal_loss(output.gradient),
     }

@@ -81,7 +81,7 @@ def reconstruct(
         "scene": scene.name,
         **run_figures(run),
         "peak_memory_mb": peak_memory_mb(trainer.device),
-        **evaluate_rendering(run.model, views),
+        **evaluate_rendering(run.model, views, affine=run.exposure is not None),
         "psnr_views": "held out" if held else "training",
     }
     if scene.reference is not None:

@@ -139,18 +139,23 @@ def render_view(
     return output.rgb.reshape(*shape, 3), output.normal.reshape(*shape, 3), output.hit.reshape(shape)
 
 
-def evaluate_rendering(model: IDRModel, scene: Scene, *, per_view: bool = False) -> dict:
+def evaluate_rendering(model: IDRModel, scene: Scene, *, per_view: bool = False, affine: bool = False) -> dict:
     """Render every view of a scene and compare it with its photograph.
 
     Returns the means over views of psnr, ssim (and lpips when installed), masked as nsr.evaluation.images states, and
-    of iou (silhouettes); with per_view=True also "per_view", the same for each view by name.
+    of iou (silhouettes); with per_view=True also "per_view", the same for each view by name; with affine=True also psnr_affine,
+    after the affine map of colours that suits each photograph best: for runs that learned the exposures of their photographs,
+    which nobody knows of the views held out.
     """
-    from nsr.evaluation.images import image_metrics, silhouette_iou
+    from nsr.evaluation.images import affine_corrected, image_metrics, masked_psnr, silhouette_iou
 
     views = {}
     for view, name in enumerate(scene.view_names):
         rgb, _, hit = render_view(model, scene.cameras, view)
         scores = image_metrics(rgb, scene.images[view], scene.masks[view])
+        if affine:
+            corrected = affine_corrected(rgb, scene.images[view], scene.masks[view])
+            scores["psnr_affine"] = masked_psnr(corrected, scene.images[view], scene.masks[view])
         views[name] = {**scores, "iou": silhouette_iou(hit, scene.masks[view])}
     names = next(iter(views.values()), {})
     means = {name: float(np.mean([scores[name] for scores in views.values()])) for name in names}

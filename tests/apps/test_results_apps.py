@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from PIL import Image
 from support.painted_ball import RADIUS, WORLD_FROM_SCENE, PaintedBall, photographs, ring_of_cameras
 
 from nsr.apps.eval import CAMERAS, MESH, RENDERING
 from nsr.apps.main import main
+from nsr.models.exposure import AffineExposure
 from nsr.training.results import run_figures
 
 VIEWS, TRAINED, HELD_OUT = 6, [0, 1, 2, 4, 5], [3]
@@ -36,6 +39,7 @@ def run(tmp_path, monkeypatch):
         train_views=TRAINED,
         holdout_views=HELD_OUT,
         aligned=False,
+        exposure=None,
         load_scene=lambda: scene,
     )
     opened.folder.mkdir()
@@ -79,6 +83,22 @@ def test_render_chosen_views_at_half_size(run, tmp_path):
     assert Image.open(out / "view_0003.png").size == (20, 15)
 
 
+def test_render_in_the_exposure_of_each_photograph(run, tmp_path, capsys):
+    folder = str(run.folder)
+    assert main(["render", folder, "--own_exposure"]) == 2
+    assert "has learned no exposures" in capsys.readouterr().err
+    run.exposure = AffineExposure(len(TRAINED)).requires_grad_(False)
+    run.exposure.deviation[1, :, 3] = 0.1  # view 1 is brighter by 0.1, but for the mean over the five views
+    assert main(["render", folder, "--turntable", "2", "--own_exposure"]) == 2
+    for options, out in (([], "mean"), (["--own_exposure"], "own")):
+        assert main(["render", folder, "--views", "1,3,4", *options, "--out", str(tmp_path / out)]) == 0
+    for view, change in ((1, 0.08), (3, 0.0), (4, -0.02)):  # view 3 was held out
+        mean, own = (np.array(Image.open(tmp_path / out / f"view_{view:04d}.png")).astype(float) for out in ("mean", "own"))
+        hit = (mean < 255).any(axis=-1) & (mean.max(axis=-1) < 220)
+        assert (own - mean)[hit].mean() / 255 == pytest.approx(change, abs=0.003)
+        assert (own[mean.min(axis=-1) == 255] == 255).all()  # the background stays white
+
+
 @pytest.mark.parametrize("path", ["--spline", "--turntable"])
 def test_render_animations(run, tmp_path, path):
     gif, mp4 = tmp_path / "a.gif", tmp_path / "a.mp4"
@@ -108,6 +128,21 @@ def test_eval_measures_what_is_asked(run, tmp_path, capsys):
     assert "psnr" in capsys.readouterr().out
     figures = {"checkpoint": "0123abcd", "steps": 700, "rays": 9000, "train_seconds": 12.5, "seed": 3, "views": len(TRAINED)}
     assert figures.items() <= metrics.items()
+
+
+def test_eval_corrects_colours_where_exposures_were_learned(run):
+    metrics = run.folder / "metrics.json"
+    assert main(["eval", str(run.folder), "--eval_rendering"]) == 0
+    assert "psnr_affine" not in json.loads(metrics.read_text())
+    run.exposure = AffineExposure(len(TRAINED))
+    scene = run.load_scene()
+    darker = replace(scene, images=(0.6 * scene.images).to(torch.uint8))
+    run.load_scene = lambda: darker
+    assert main(["eval", str(run.folder), "--eval_rendering"]) == 0
+    figures = json.loads(metrics.read_text())
+    assert figures["psnr"] < 20
+    assert figures["psnr_affine"] > 45
+    assert figures["per_view"]["003"]["psnr_affine"] == pytest.approx(figures["psnr_affine"])
 
 
 def test_eval_keeps_what_it_does_not_measure_of_the_same_checkpoint_alone(run, capsys):

@@ -112,3 +112,20 @@ def test_terms_are_weighted_and_some_fade():
         without = idr_losses(output, rgb, mask, config, alpha=50.0, progress=progress)
         assert "photometric" not in without
         assert torch.allclose(without["loss"], expected)
+
+
+def test_colours_mixed_with_the_background_may_be_left_out():
+    empty = torch.zeros(0, 3)
+    rgb = torch.tensor([[0.5, 0.5, 0.5], [0.2, 0.2, 0.2], [0.9, 0.1, 0.1]])
+    surface = torch.tensor([True, False, True, True])
+    photograph = torch.tensor([[0.5, 0.5, 0.4], [1.0, 1, 1], [0.0, 1.0, 0.0], [0.9, 0.1, 0.0]])
+    mask = torch.tensor([1.0, 0.0, 0.7, 1.0])
+    free = torch.zeros(4, dtype=torch.bool)
+    output = TrainingOutput(surface, free, empty, empty, rgb, torch.zeros(4), torch.ones(1, 3), empty, empty, 0)
+
+    def colour(least: float) -> float:
+        config = LossConfig(rgb_min_mask=least)
+        return idr_losses(output, photograph, mask, config, alpha=50.0, progress=0.0)["rgb"].item()
+
+    assert math.isclose(colour(0.99), 2 * (0.1 + 0.1) / 4, rel_tol=1e-5)
+    assert math.isclose(colour(0.5), 2 * (0.1 + 0.2 + 0.8 + 0.2 + 0.1) / 4, rel_tol=1e-5)
