@@ -13,24 +13,28 @@ constexpr int32_t kStrip = 256;  // columns of an image that are walked together
 constexpr int64_t kBlock = 8;    // vertices per side of a block
 
 // Signed distances along the columns [first, first + count) of one image.
-void walk_columns(const bool* mask, int16_t* columns, int32_t height, int32_t width, int32_t first, int32_t count) {
+void walk_columns(const uint8_t* mask, int16_t* columns, int32_t height, int32_t width, int32_t first, int32_t count) {
   int16_t last[kStrip];
   for (int32_t i = 0; i < count; ++i) last[i] = before_column(mask[first + i]);
   for (int32_t row = 0; row < height; ++row) {
-    const bool* object = mask + int64_t(row) * width + first;
+    const uint8_t* object = mask + int64_t(row) * width + first;
     int16_t* value = columns + int64_t(row) * width + first;
 #pragma omp simd
-    for (int32_t i = 0; i < count; ++i) value[i] = last[i] = step_in_column(object[i], last[i]);
+    for (int32_t i = 0; i < count; ++i) {
+      const int16_t next = step_in_column(object[i], last[i]);
+      value[i] = last[i] = next;
+    }
   }
   const int64_t bottom = int64_t(height - 1) * width + first;
   for (int32_t i = 0; i < count; ++i) last[i] = before_column(mask[bottom + i]);
   for (int32_t row = height - 1; row >= 0; --row) {
-    const bool* object = mask + int64_t(row) * width + first;
+    const uint8_t* object = mask + int64_t(row) * width + first;
     int16_t* value = columns + int64_t(row) * width + first;
 #pragma omp simd
     for (int32_t i = 0; i < count; ++i) {
-      last[i] = step_in_column(object[i], last[i]);
-      value[i] = nearer_change(value[i], last[i]);
+      const int16_t next = step_in_column(object[i], last[i]);
+      last[i] = next;
+      value[i] = nearer_change(value[i], next);
     }
   }
 }
@@ -115,7 +119,8 @@ void visual_hull_columns(int64_t views, int32_t height, int32_t width, const boo
     for (int64_t item = begin; item < end; ++item) {
       const int64_t image = item / strips * height * width;
       const int32_t first = int32_t(item % strips) * kStrip;
-      walk_columns(masks + image, columns + image, height, width, first, width - first < kStrip ? width - first : kStrip);
+      const int32_t count = width - first < kStrip ? width - first : kStrip;
+      walk_columns(reinterpret_cast<const uint8_t*>(masks) + image, columns + image, height, width, first, count);
     }
   });
 }

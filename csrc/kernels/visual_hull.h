@@ -18,19 +18,23 @@ namespace nsr {
 
 constexpr int16_t kFarRows = 32767;  // images have fewer rows
 
-// Steps to the next pixel of a column: `before` is the value of the last one, counting changes on that side only.
-NSR_HD int16_t step_in_column(bool object, int16_t before) {
-  const int16_t magnitude = before < 0 ? int16_t(-before) : before;
-  const int16_t longer = magnitude < kFarRows ? int16_t(magnitude + 1) : kFarRows;
-  const int16_t counted = object == (before < 0) ? longer : int16_t(1);
-  return object ? int16_t(-counted) : counted;
+// Steps to the next pixel of a column: `before` is the value of the last one, counting changes on that side only. In 16 bits,
+// without a branch and with `object` as a byte, so that a walk down neighbouring columns vectorises.
+NSR_HD int16_t step_in_column(uint8_t object, int16_t before) {
+  const int16_t above = before < 0 ? int16_t(0) : before, below = before < 0 ? before : int16_t(0);
+  const int16_t outside = int16_t((above < kFarRows ? above : kFarRows - 1) + 1);
+  const int16_t inside = int16_t((below > -kFarRows ? below : 1 - kFarRows) - 1);
+  return object ? inside : outside;
 }
 
 // What the first pixel of a column continues: nothing else was ever seen on that side.
 NSR_HD int16_t before_column(bool object) { return object ? int16_t(-kFarRows) : kFarRows; }
 
 // The nearer change of two values of one pixel, counted from either side; both have its sign.
-NSR_HD int16_t nearer_change(int16_t a, int16_t b) { return a < 0 ? (a > b ? a : b) : (a < b ? a : b); }
+NSR_HD int16_t nearer_change(int16_t a, int16_t b) {
+  const int16_t least = a < b ? a : b, most = a < b ? b : a;
+  return a < 0 ? most : least;
+}
 
 struct HullRules {
   double reach;        // scene length by which masks reach further
@@ -72,12 +76,11 @@ NSR_HD bool disc_meets_mask(const HullView<T>& view, int32_t column, int32_t row
   const int32_t furthest = radius < T(view.width) ? int32_t(radius) : view.width;
   const int32_t first = column > furthest ? column - furthest : 0;
   const int32_t last = column + furthest < view.width ? column + furthest : view.width - 1;
-  bool meets = false;
   for (int32_t c = first; c <= last; ++c) {
     const T away = T(c - column), along = T(rows[c] > 0 ? rows[c] : 0);
-    meets = meets | (rows[c] < kFarRows && away * away + along * along <= squared);
+    if (rows[c] < kFarRows && away * away + along * along <= squared) return true;
   }
-  return meets;
+  return false;
 }
 
 // What a view says of a point: kUnseen, kKept or kMissed; of a block the same where it holds for all its points.
@@ -87,7 +90,8 @@ template <typename T>
 NSR_HD HullVerdict judge_point(const HullView<T>& view, T reach, T x, T y, T z) {
   const T depth = hull_row(view.projection + 8, x, y, z);
   if (!(depth > T(0))) return HullVerdict::kUnseen;
-  const T u = hull_row(view.projection, x, y, z) / depth + T(0.5), v = hull_row(view.projection + 4, x, y, z) / depth + T(0.5);
+  const T u = hull_row(view.projection, x, y, z) / depth + T(0.5);
+  const T v = hull_row(view.projection + 4, x, y, z) / depth + T(0.5);
   if (!(u >= T(0) && u < T(view.width) && v >= T(0) && v < T(view.height))) return HullVerdict::kUnseen;
   const int32_t column = int32_t(u), row = int32_t(v);
   const int16_t rows = view.columns[int64_t(row) * view.width + column];
@@ -102,24 +106,28 @@ struct HullBlock {
   T c[3], half[3];
 };
 
-// Where the points of a block fall along one image axis, in whole pixels, with one to spare for rounding. With q = a.x / d.x
-// and x = c + e: q(x) - q(c) = (a - q(c) d).e / d.x.
 struct PixelRange {
   int32_t first, last;
 };
 
+constexpr int32_t kFarPixel = 1 << 20;  // beyond any image
+
+template <typename T>
+NSR_HD int32_t to_pixel(T q) {
+  return q > T(-kFarPixel) ? (q < T(kFarPixel) ? int32_t(q) : kFarPixel) : -kFarPixel;
+}
+
+// Where the points of a block fall along one image axis, with a pixel to spare for rounding: with q = a.x / d.x and
+// x = c + e, q(x) - q(c) = (a - q(c) d).e / d.x.
 template <typename T>
 NSR_HD PixelRange range_of_block(const HullBlock<T>& block, const T* a, const T* d, T depth, T least_depth) {
   const T q = hull_row(a, block.c[0], block.c[1], block.c[2]) / depth;
   T moved = T(0);
   for (int k = 0; k < 3; ++k) moved += std::fabs(a[k] - q * d[k]) * block.half[k];
-  constexpr T kMost = T(1 << 20);  // far beyond any image; NaN becomes it too, and so is not inside
-  const T low = q - moved / least_depth, high = q + moved / least_depth;
-  return {low > -kMost ? (low < kMost ? int32_t(std::floor(low)) - 1 : 1 << 20) : -(1 << 20),
-          high < kMost ? (high > -kMost ? int32_t(std::ceil(high)) + 1 : -(1 << 20)) : 1 << 20};
+  return {to_pixel(std::floor(q - moved / least_depth)) - 1, to_pixel(std::ceil(q + moved / least_depth)) + 1};
 }
 
-// Whether a rectangle holds object and background pixels; it lies within the image.
+// Whether a rectangle holds object and background pixels. Its columns, and the middle one of its rows, are in the image.
 struct RectangleContents {
   bool object, background;
 };
@@ -154,10 +162,11 @@ NSR_HD HullVerdict judge_block(const HullView<T>& view, T reach, const HullBlock
   if (!look_into(view.columns, view.width, u, v).background) return HullVerdict::kKept;
 
   const T radius = reach * view.focal / least_depth + T(2);
-  if (!(radius < T(1 << 20))) return HullVerdict::kOpen;
+  if (!(radius < T(kFarPixel))) return HullVerdict::kOpen;
   const int32_t more = int32_t(radius);
-  const PixelRange wide{u.first > more ? u.first - more : 0, u.last + more < view.width ? u.last + more : view.width - 1};
-  const PixelRange high{v.first - more, v.last + more};  // its middle, that is looked up, is that of v
+  const PixelRange wide{u.first > more ? u.first - more : 0,
+                        u.last + more < view.width ? u.last + more : view.width - 1};
+  const PixelRange high{v.first - more, v.last + more};  // with the middle of v
   return look_into(view.columns, view.width, wide, high).object ? HullVerdict::kOpen : HullVerdict::kMissed;
 }
 

@@ -41,11 +41,14 @@ def carve(
         resolution: R, vertices per axis.
         min_views: how many views have to see a vertex that stays.
         max_misses: how many views may see background there (0: none; a few tolerate wrong masks).
-        tolerance: a mask reaches this many voxels further (in the image: their projected size), so that parts thinner
-            than a voxel stay. The hull is larger by as much.
+        tolerance: a mask reaches this many voxels further (in the image: their projected size at the vertex's depth), so
+            that parts thinner than a voxel stay. The hull is larger by as much; nsr.ops.visual_hull says exactly how.
 
     Returns:
         [R, R, R] bool occupancy, indexed [x, y, z].
+
+    Raises:
+        DataError: the masks are not one per camera at its image size.
     """
     if masks.shape != (len(cameras), cameras.height, cameras.width):
         expected = f"[{len(cameras)}, {cameras.height}, {cameras.width}]"

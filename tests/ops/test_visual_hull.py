@@ -1,5 +1,7 @@
 """The visual hull against its definition, native against reference, and what blocks of vertices must not change."""
 
+import itertools
+
 import pytest
 import torch
 from torch.library import opcheck
@@ -110,7 +112,7 @@ def test_what_reaches_further_contains_what_reaches_less():
     masks = random_masks(5, 200, 150, 3, 0.05, 5)
     cameras = random_cameras(5, 200, 150, torch.float32, 3, nearest=2)
     hulls = [visual_hull(masks, *cameras, torch.linspace(-1, 1, 50), reach) for reach in (0.0, 0.02, 0.1, 0.5)]
-    for less, more in zip(hulls, hulls[1:], strict=False):
+    for less, more in itertools.pairwise(hulls):
         assert more[less].all()
         assert more.sum() > less.sum()
 
