@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from nsr.geometry.cameras import image_pixels, pixel_rays
+from nsr.geometry.unseen import SEEN
 from nsr.types import Cameras
 from nsr.utils.errors import DataError
 from nsr.utils.files import atomic_write
@@ -23,7 +24,7 @@ from nsr.utils.files import atomic_write
 if TYPE_CHECKING:
     import trimesh
 
-    from nsr.geometry.raycast import Raycaster, RayHits
+    from nsr.geometry.raycast import Raycaster
 
 Surface = Literal["clay", "colors", "normals"]
 Picture = np.ndarray | Tensor
@@ -77,7 +78,7 @@ def render_mesh(
 ) -> np.ndarray:
     """A shaded picture [H, W, 3] uint8 of a mesh, ray cast on the CPU, without a display.
 
-    Surface that nsr.geometry.unseen.mark_unseen has marked is hatched.
+    Surface that nsr.geometry.unseen.mark_unseen has marked is hatched, but for "normals".
 
     Args:
         cameras: in the frame of the mesh; `view` picks one.
@@ -112,7 +113,10 @@ def render_mesh(
         rotation = camera.camera_to_world[0, :3, :3].numpy()
         normals = at_hits / np.maximum(np.linalg.norm(at_hits, axis=-1, keepdims=True), 1e-12) @ rotation
         rgb[hits.hit] = _clay(normals) if surface == "clay" else (normals * [1, -1, -1] + 1) / 2
-    _hatch(rgb, mesh, raycaster, hits, pixels.sum(dim=-1).numpy() / camera.height)
+    if surface != "normals" and SEEN in mesh.vertex_attributes:
+        seen = raycaster.interpolate(hits, mesh.vertex_attributes[SEEN][:, None].astype(np.float64))[:, 0]
+        stripe = (pixels.sum(dim=-1).numpy() / camera.height * _HATCH % 1 < 0.5)[hits.hit]
+        rgb[np.flatnonzero(hits.hit)[stripe & (seen < 0.5)]] *= 0.6
     rgb = rgb.reshape(camera.height, s, camera.width, s, 3).mean(axis=(1, 3))
     return np.round(rgb * 255).astype(np.uint8)
 
@@ -127,18 +131,6 @@ def _vertex_values(mesh: trimesh.Trimesh, surface: Surface) -> np.ndarray:
     if colors is None:
         raise DataError("render_mesh: expected vertex colours for surface='colors', the mesh has none; use 'clay'")
     return colors[:, :3] / 255.0
-
-
-def _hatch(rgb: np.ndarray, mesh: trimesh.Trimesh, raycaster: Raycaster, hits: RayHits, diagonal: np.ndarray) -> None:
-    """Darken stripes of the colours [N, 3] where the rays hit marked surface; diagonal: [N] (u + v) in picture heights."""
-    from nsr.geometry.unseen import SEEN
-
-    if SEEN not in mesh.vertex_attributes:
-        return
-    seen = raycaster.interpolate(hits, mesh.vertex_attributes[SEEN][:, None].astype(np.float64))[:, 0]
-    striped = np.zeros(len(rgb), dtype=bool)
-    striped[hits.hit] = seen < 0.5
-    rgb[striped & (diagonal * _HATCH % 1 < 0.5)] *= 0.6
 
 
 def _clay(normals: np.ndarray) -> np.ndarray:
