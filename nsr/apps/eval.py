@@ -35,7 +35,7 @@ RENDERING = re.compile(r"psnr|psnr_affine|ssim|lpips|iou|psnr_views|per_view")
 CAMERAS = re.compile(r"(rotation|translation)_error_.*|alignment_scale")
 MESH = re.compile(
     r"((chamfer|accuracy|completeness|median)_percent|chamfer_world|f_score_1percent|normal_consistency)(_all)?"
-    "|object_radius_world|seen_percent"
+    "|object_radius_world|seen_percent|trimmed"
 )
 
 
@@ -138,7 +138,8 @@ def mesh_metrics(run: Run, scene: Scene, mesh_file: Path, resolution: int) -> di
     from nsr.training.run import reference_cameras
 
     true = load_mesh(mesh_file)
-    mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution, color=False)
+    views = {"cameras": run.cameras, "masks": scene.masks[run.train_views]}
+    mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution, color=False, **views)
     return evaluate_mesh(mesh, true, reference_cameras(scene)[run.train_views], seed=0)
 
 

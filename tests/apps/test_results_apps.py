@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,9 @@ from support.painted_ball import RADIUS, WORLD_FROM_SCENE, PaintedBall, photogra
 from nsr.apps.eval import CAMERAS, MESH, RENDERING
 from nsr.apps.main import main
 from nsr.models.exposure import AffineExposure
+from nsr.geometry.meshes import load_mesh, vertex_colors
 from nsr.training.results import run_figures
+from nsr.utils.errors import DataError
 
 VIEWS, TRAINED, HELD_OUT = 6, [0, 1, 2, 4, 5], [3]
 
@@ -64,6 +67,47 @@ def test_mesh_writes_every_format_in_world_units(run, tmp_path, suffix, capsys):
 def test_mesh_has_a_default_place(run):
     assert main(["mesh", str(run.folder), "--resolution", "16", "--color-view", "mean"]) == 0
     assert (run.folder / "mesh.ply").is_file()
+
+
+@pytest.mark.parametrize("with_photographs", [True, False])
+def test_mesh_marks_and_trims_what_the_ring_of_cameras_does_not_see(run, tmp_path, capsys, with_photographs):
+    """Of a ball, cameras three radii off in the plane z = 0 see neither pole; masks add nothing, where they are right."""
+    if not with_photographs:
+        run.load_scene = raises_data_error
+    marked, trimmed = tmp_path / "marked.ply", tmp_path / "trimmed.ply"
+    command = ["mesh", str(run.folder), "--resolution", "64", "--unseen"]
+    assert main([*command, "mark", "--out", str(marked)]) == 0
+    assert main([*command, "trim", "--out", str(trimmed)]) == 0
+    printed = capsys.readouterr().out
+    assert ("by the cameras alone: no photographs" in printed) == (not with_photographs)
+    share = float(re.search(r"seen by 1 or more training views: ([\d.]+) %", printed)[1])
+    # From three radii a cap of cos > 1/3 is seen: of all heights up to sqrt(8)/3, and up to 0.75 around the held-out view.
+    assert 80 < share < 100 * 8**0.5 / 3
+    height = np.abs(load_mesh(trimmed).vertices[:, 2] - WORLD_FROM_SCENE[2, 3]) / (50 * RADIUS)
+    assert height.max() == pytest.approx(8**0.5 / 3, abs=0.02)
+    whole = load_mesh(marked)
+    assert whole.is_watertight
+    grey = (vertex_colors(whole)[:, :3] == 128).all(axis=1)
+    height = np.abs(whole.vertices[:, 2] - WORLD_FROM_SCENE[2, 3]) / (50 * RADIUS)
+    assert grey[height > 0.97].all()
+    assert not grey[height < 0.6].any()
+
+
+def raises_data_error():
+    raise DataError("no photographs")
+
+
+def test_mesh_refuses_what_cannot_be(run, capsys):
+    mesh = ["mesh", str(run.folder), "--resolution", "16"]
+    assert main([*mesh, "--unseen", "trim", "--min-views", "6"]) == 2
+    assert "--min-views 6: expected 1 to 5, the number of training views" in capsys.readouterr().err
+    assert main([*mesh, "--unseen", "mark", "--no-color", "--out", str(run.folder / "mesh.glb")]) == 2
+    assert "only .ply can tell without colours" in capsys.readouterr().err
+    assert main([*mesh, "--unseen", "mark", "--no-color"]) == 0
+    assert b"property uchar views" in (run.folder / "mesh.ply").read_bytes()
+    assert main([*mesh, "--unseen", "trim", "--min-views", "5", "--out", str(run.folder / "none.ply")]) == 3
+    assert "5 of the views see, found none" in capsys.readouterr().err
+    assert not (run.folder / "none.ply").exists()
 
 
 def test_render_training_views_as_pictures(run):
