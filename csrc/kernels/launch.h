@@ -13,6 +13,7 @@
 #include "sdf_network.h"
 #include "sphere_trace.h"
 #include "trace_ray.h"
+#include "visual_hull.h"
 
 namespace nsr::cpu {
 
@@ -69,6 +70,13 @@ template <typename T>
 void patch_ncc(const PatchImages<T>& images, const PatchOptions& options, int64_t n, int64_t sources, const T* x,
                const T* normal, const T* pixels, const int64_t* view, const int64_t* source, T* ncc, bool* valid,
                T* jacobian_x, T* jacobian_normal);
+
+// masks -> columns [views, height, width]: see kernels/visual_hull.h.
+void visual_hull_columns(int64_t views, int32_t height, int32_t width, const bool* masks, int16_t* columns);
+
+// occupied [resolution, resolution, resolution], axis [resolution] ascending.
+template <typename T>
+void visual_hull(const HullViews<T>& views, const HullRules& rules, int64_t resolution, const T* axis, bool* occupied);
 
 // The ops on whole networks exist on the CPU only, so far.
 constexpr int kLanes = 16;  // points per tile of a network, and so of what its forward pass keeps
@@ -150,5 +158,12 @@ template <typename T>
 void patch_ncc(void* stream, const PatchImages<T>& images, const PatchOptions& options, int64_t n, int64_t sources,
                const T* x, const T* normal, const T* pixels, const int64_t* view, const int64_t* source, T* ncc,
                bool* valid, T* jacobian_x, T* jacobian_normal);
+
+void visual_hull_columns(void* stream, int64_t views, int32_t height, int32_t width, const bool* masks,
+                         int16_t* columns);
+
+template <typename T>
+void visual_hull(void* stream, const HullViews<T>& views, const HullRules& rules, int64_t resolution, const T* axis,
+                 bool* occupied);
 
 }  // namespace nsr::cuda

@@ -133,11 +133,13 @@ NSR_HD bool advance_front(const TraceOptions& options, TraceState<T>& ray, Trace
 
   // Keinert et al. 2014: undo an over-relaxed step if the spheres of its two ends leave a gap, here of more than
   // min_step. The paper then marches the rest of the ray plainly; going on over-relaxed costs fewer evaluations with
-  // that tolerance.
+  // that tolerance. A short step is longer than asked for by the rounding of t: undone, it would be the same again, for
+  // ever.
   if (!first) {
-    const T step = ray.t - ray.from_t, safe_step = larger(ray.from_g, min_step);
-    if (step > T(kTouching) * safe_step && (std::fabs(g) + ray.from_g) * T(kTouching) + min_step < step) {
-      ray.t = ray.from_t + safe_step;
+    const T step = ray.t - ray.from_t, safe_step = larger(ray.from_g, min_step), safe_t = ray.from_t + safe_step;
+    const bool too_long = step > T(kTouching) * safe_step && safe_t < ray.t;
+    if (too_long && (std::fabs(g) + ray.from_g) * T(kTouching) + min_step < step) {
+      ray.t = safe_t;
       return true;
     }
   }

@@ -70,6 +70,9 @@ TORCH_LIBRARY(nsr, m) {
   m.def("patch_ncc_bwd(Tensor grad_ncc, Tensor x, Tensor normal, Tensor jacobian_x, Tensor jacobian_normal) -> "
         "(Tensor, Tensor)");
 
+  m.def("visual_hull(Tensor masks, Tensor projections, Tensor focals, Tensor axis, float reach, int min_views, "
+        "int max_misses) -> Tensor");
+
   m.def("sdf_network(Tensor x, " NSR_NETWORK ") -> Tensor");
   m.def("sdf_and_normal(Tensor x, " NSR_NETWORK ", bool keep) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("sdf_and_normal_bwd(Tensor? grad_sdf, Tensor? grad_feature, Tensor? grad_gradient, Tensor kept, "

@@ -21,7 +21,9 @@ EXAMPLES = """examples:
   nsr eval runs/cup --gt cup_scan.ply --resolution 512 --out cup.json
 
 Renderings: PSNR, SSIM (LPIPS when installed) inside the photograph's mask, and IoU of silhouettes; by default over the
-held-out views, or the training views when none was held out. Cameras: rotation and translation errors after the best
+held-out views, or the training views when none was held out. Runs that learned the exposures of their photographs
+(exposure.type=affine) also have psnr_affine: PSNR after the affine map of colours that fits each measured photograph best.
+Cameras: rotation and translation errors after the best
 similarity. Mesh: 100k area-weighted samples per surface, exact point-to-triangle distances, no alignment to the mesh, in
 percent of the object radius; over the surface that two training views see, and over all of it (_all).
 After --train_cameras renderings and mesh are first aligned by the similarity that carries the refined training cameras onto
@@ -29,11 +31,11 @@ the scene's ("aligned" in metrics.json says so).
 Figures in an existing metrics.json that are not measured again are kept when they are of the same checkpoint."""
 
 # What each measurement may have written; a new one leaves nothing of an earlier one.
-RENDERING = re.compile(r"psnr|ssim|lpips|iou|psnr_views|per_view")
+RENDERING = re.compile(r"psnr|psnr_affine|ssim|lpips|iou|psnr_views|per_view")
 CAMERAS = re.compile(r"(rotation|translation)_error_.*|alignment_scale")
 MESH = re.compile(
     r"((chamfer|accuracy|completeness|median)_percent|chamfer_world|f_score_1percent|normal_consistency)(_all)?"
-    "|object_radius_world|seen_percent"
+    "|object_radius_world|seen_percent|trimmed"
 )
 
 
@@ -107,7 +109,8 @@ def rendering_metrics(run: Run, scene: Scene, views: str | None) -> dict:
 
     chosen = parse_views(views, len(scene)) if views else run.holdout_views or run.train_views
     unseen = not set(chosen) & set(run.train_views)
-    scores = evaluate_rendering(run.model, refined_scene(run, scene).select(chosen), per_view=True)
+    views_shown = refined_scene(run, scene).select(chosen)
+    scores = evaluate_rendering(run.model, views_shown, per_view=True, affine=run.exposure is not None)
     return {**scores, "psnr_views": "held out" if unseen else "training" if not views else f"views {views}"}
 
 
@@ -135,7 +138,8 @@ def mesh_metrics(run: Run, scene: Scene, mesh_file: Path, resolution: int) -> di
     from nsr.training.run import reference_cameras
 
     true = load_mesh(mesh_file)
-    mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution, color=False)
+    views = {"cameras": run.cameras, "masks": scene.masks[run.train_views]}
+    mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution, color=False, **views)
     return evaluate_mesh(mesh, true, reference_cameras(scene)[run.train_views], seed=0)
 
 

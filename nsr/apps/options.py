@@ -46,6 +46,24 @@ def whole_number(least: int, what: str):
     return parse
 
 
+def add_unseen_options(parser: argparse.ArgumentParser) -> None:
+    """--unseen and --min-views, of the programs that write meshes."""
+    parser.add_argument(
+        "--unseen",
+        choices=("keep", "mark", "trim"),
+        default="keep",
+        help="surface that no training view saw: keep closes the mesh with it; mark greys it, and .ply holds the number of "
+        "views (views) and 0 or 1 (seen) of each vertex; trim cuts it away (default keep)",
+    )
+    parser.add_argument(
+        "--min-views",
+        type=whole_number(1, "views"),
+        default=1,
+        metavar="N",
+        help="how many training views must have seen what counts as seen (default 1)",
+    )
+
+
 def add_sphere(parser: argparse._ActionsContainer) -> None:
     """The option --sphere; see the_sphere."""
     parser.add_argument(

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
-from nsr.apps.options import TRAIN_CAMERAS, add_sphere, check_folder, check_resolution, seconds, the_sphere, whole_number
+from nsr.apps.options import (
+    TRAIN_CAMERAS,
+    add_sphere,
+    add_unseen_options,
+    check_folder,
+    check_resolution,
+    seconds,
+    the_sphere,
+    whole_number,
+)
 from nsr.utils.errors import ConfigError, DataError, UsageError
 
 EXAMPLES = """examples:
@@ -13,6 +23,7 @@ EXAMPLES = """examples:
   nsr reconstruct photos/cup --out results/cup             a scene folder (IDR, NeuS or H3DS layout)
   nsr reconstruct data/DTU/scan65 --budget 300 --holdout 8 keep eight views to measure the rendering with
   nsr reconstruct photos/cup --views 0,4,8-12 --gt cup.ply few views, scored against a mesh in world units
+  nsr reconstruct photos/relief --unseen trim              leave the back open, which no photograph shows
   nsr reconstruct photos/cup --sphere 0 0 90 60            no masks: what lies in this sphere (world units) is the object
   nsr reconstruct bust --encoder vanilla                   the same recipe with another encoder
 
@@ -41,6 +52,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         "--seed", type=whole_number(0, "a seed"), default=0, metavar="N", help="seed of every random draw (default 0)"
     )
     parser.add_argument("--resolution", type=int, default=256, help="marching-cubes cells per axis (default 256)")
+    add_unseen_options(parser)
     parser.add_argument("--train_cameras", action="store_true", help=TRAIN_CAMERAS)
     add_sphere(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
@@ -77,15 +89,25 @@ def run_reconstruct(args: argparse.Namespace) -> int:
         out,
         ground_truth=args.gt,
         resolution=args.resolution,
+        unseen=args.unseen,
+        min_views=args.min_views,
         check=not args.no_check,
         overwrite=args.overwrite,
         say=print,
     )
-    for name, value in metrics.items():
-        print(f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}")
+    print_figures(metrics)
     for name, what in RESULTS.items():
         print(f"{what:10} {out / name}")
     return 0
+
+
+def print_figures(metrics: Mapping, indent: str = "  ") -> None:
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            print(f"{indent}{name}")
+            print_figures(value, indent + "  ")
+        else:
+            print(f"{indent}{name:24} {value:.4g}" if isinstance(value, float) else f"{indent}{name:24} {value}")
 
 
 def choose_conf(conf: str | None, encoder: str | None) -> str:

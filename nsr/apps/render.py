@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   nsr render runs/bust                                     all training views, to RUN/renders/*.png
   nsr render runs/bust --views 0,5,9 --what rgb normal     some views of the scene, colour beside normals
+  nsr render runs/cup --own_exposure                       each training view in the exposure of its photograph
   nsr render runs/bust --turntable 60 --out bust.gif --scale 0.5
   nsr render runs/bust --spline 120 --out flight.mp4       a flight along the training cameras
 
@@ -43,6 +44,11 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--what", nargs="+", choices=("rgb", "normal"), default=["rgb"], help="what to show, side by side (default rgb)"
     )
+    parser.add_argument(
+        "--own_exposure", action="store_true",
+        help="colours as each training photograph has them, where training has learned that (exposure.type=affine), instead of "
+        "those of an average photograph, which all other views have",
+    )  # fmt: skip
     parser.add_argument("--fps", type=float, default=15.0, help="pictures per second of an animation (default 15)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     parser.set_defaults(run=run_render)
@@ -68,9 +74,11 @@ def run_render(args: argparse.Namespace) -> None:
     from nsr.training.run import load_run
 
     run = load_run(args.folder, check_device(args.device))
-    cameras, names = choose_cameras(run, args)
+    if args.own_exposure:
+        _check_own_exposure(run, args)
+    cameras, names, views = choose_cameras(run, args)
     out = args.out or run.folder / "renders"
-    frames = _frames(run, cameras, args)
+    frames = _frames(run, cameras, views, args)
     if out.suffix:
         write_animation(out, list(frames), args.fps)
         print(f"{out}: {len(cameras)} views")
@@ -80,26 +88,36 @@ def run_render(args: argparse.Namespace) -> None:
         print(f"{out}: {len(cameras)} pictures")
 
 
-def choose_cameras(run: Run, args: argparse.Namespace) -> tuple[Cameras, list[str]]:
-    """The scene-frame cameras that the options ask for, and a file name for each."""
+def _check_own_exposure(run: Run, args: argparse.Namespace) -> None:
+    if args.spline is not None or args.turntable is not None:
+        raise UsageError("--own_exposure: new views have no photograph; leave it out, or --spline and --turntable")
+    if run.exposure is None:
+        raise UsageError(
+            f"--own_exposure: {run.folder} has learned no exposures; expected a run trained with exposure.type=affine, got "
+            "exposure.type=none; leave the option out or train again"
+        )
+
+
+def choose_cameras(run: Run, args: argparse.Namespace) -> tuple[Cameras, list[str], list[int]]:
+    """The scene-frame cameras that the options ask for, a file name for each, and which of the scene's views they are."""
     if args.spline is not None or args.turntable is not None:
         from nsr.geometry.poses import spline_cameras, turntable_cameras
 
         path, count = (spline_cameras, args.spline) if args.spline is not None else (turntable_cameras, args.turntable)
-        return path(run.cameras, count), [f"{i:04d}" for i in range(count)]
+        return path(run.cameras, count), [f"{i:04d}" for i in range(count)], []
     if args.views is None:
-        return run.cameras, [f"view_{view:04d}" for view in run.train_views]
+        return run.cameras, [f"view_{view:04d}" for view in run.train_views], run.train_views
 
     from nsr.datasets.detect import parse_views
     from nsr.training.results import refined_scene
 
     scene = refined_scene(run, run.load_scene())
     views = parse_views(args.views, len(scene))
-    return scene.cameras[views], [f"view_{view:04d}" for view in views]
+    return scene.cameras[views], [f"view_{view:04d}" for view in views], views
 
 
-def _frames(run: Run, cameras: Cameras, args: argparse.Namespace) -> Iterator[np.ndarray]:
-    """One picture [H, W * panels, 3] uint8 per camera."""
+def _frames(run: Run, cameras: Cameras, views: list[int], args: argparse.Namespace) -> Iterator[np.ndarray]:
+    """One picture [H, W * panels, 3] uint8 per camera; views: the scene's views that the cameras are."""
     import torch
     from rich.console import Console
     from rich.progress import track
@@ -109,7 +127,10 @@ def _frames(run: Run, cameras: Cameras, args: argparse.Namespace) -> Iterator[np
     console = Console(stderr=True)
     silent = not console.is_terminal
     for view in track(range(len(cameras)), "rendering", console=console, transient=True, disable=silent):
-        rgb, normal, _ = render_view(run.model, cameras, view, args.scale)
+        rgb, normal, hit = render_view(run.model, cameras, view, args.scale)
+        if args.own_exposure and views[view] in run.train_views:
+            photograph = run.train_views.index(views[view])
+            rgb[hit] = run.exposure(rgb[hit], torch.full_like(hit[hit], photograph, dtype=torch.long))
         panels = {"rgb": rgb, "normal": 0.5 + 0.5 * normal}
         picture = torch.cat([panels[what] for what in args.what], dim=1)
         yield (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

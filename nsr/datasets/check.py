@@ -10,12 +10,14 @@ from torch import Tensor
 
 from nsr.datasets.camera_readings import AS_WRITTEN, find_reading
 from nsr.datasets.consistency import HullConsistency
+from nsr.datasets.mask_disputes import disputed_pixels
 from nsr.geometry.cameras import pixel_rays, ray_sphere
 from nsr.types import OBJECT_MASK, Scene
 
 _NORMALISE = "remove the scale_mat keys from the camera file to have the scene normalised by its masks"
 _DISAGREE = "masks and cameras do not fit together"
 _LOOK = "look with `nsr data check --out PNG`"
+_MAY_MISS = 2  # masks that may be wrong about one place
 _UNMASKED = "silhouettes are estimated before training; look at them first with `nsr data masks`"
 _SAMPLES = 2000  # mask pixels per view whose rays are held against the unit sphere
 
@@ -253,6 +255,27 @@ def _check_hull(scene: Scene) -> list[Finding]:
                 f"its mask or its camera is wrong ({_LOOK}): mend it or remove the view",
             )
         )
+    return findings + _check_disputes(scene.select(trusted.nonzero()[:, 0].tolist()))
+
+
+def _check_disputes(scene: Scene) -> list[Finding]:
+    """Parts of single masks that contradict the others, where there are enough others to tell."""
+    if len(scene) < 3 * _MAY_MISS:
+        return []
+    findings = []
+    size = (scene.masks >= OBJECT_MASK).flatten(1).sum(1)
+    said = "leaves out a part that the others show", "shows something that the others do not"
+    for what, places in zip(said, disputed_pixels(scene.masks, scene.cameras, _MAY_MISS), strict=True):
+        for view in places.flatten(1).any(1).nonzero()[:, 0].tolist():
+            v, u = places[view].nonzero().float().mean(0).round().int().tolist()
+            share = float(places[view].sum() / size[view])
+            findings.append(
+                Finding(
+                    "warning",
+                    f"the mask of view {scene.view_names[view]} {what}: {share:.1%} of its object, around column {u}, row {v}",
+                    f"mend the mask ({_LOOK}), or train with start.max_misses={_MAY_MISS}, which makes no use of such places",
+                )
+            )
     return findings
 
 

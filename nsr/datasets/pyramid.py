@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from nsr.types import OBJECT_MASK, Cameras, Scene
+from nsr.types import OBJECT_MASK, Scene
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -30,17 +28,3 @@ def grey_pyramid(scene: Scene, levels: int) -> list[Float[Tensor, "V H W"]]:
             value, share = (F.avg_pool2d(x[:, None], 2)[:, 0] for x in (value, share))
         pyramid.append(torch.where(share >= 0.5, value / share.clamp_min(0.5), torch.nan))
     return pyramid
-
-
-def level_cameras(cameras: Cameras, level: int) -> Cameras:
-    """The cameras of the images halved `level` times: pixel centres are integers there too (nsr/CONVENTIONS.md)."""
-    scale = 0.5**level
-    # u' + 1/2 = (u + 1/2) / 2^level
-    to_level = torch.tensor(
-        [[scale, 0.0, 0.5 * scale - 0.5], [0.0, scale, 0.5 * scale - 0.5], [0.0, 0.0, 1.0]],
-        dtype=cameras.intrinsics.dtype,
-        device=cameras.intrinsics.device,
-    )
-    return replace(
-        cameras, intrinsics=to_level @ cameras.intrinsics, width=cameras.width >> level, height=cameras.height >> level
-    )

@@ -35,6 +35,7 @@ class PixelSampler:
       the silhouettes, where the mask loss has something to say. Shares that have no pixels go to the others.
       `draw_from_image(n)` takes n pixels of one image and walks through the images in a new random order each epoch,
       as IDR does.
+    left_out: pixels that are never drawn.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class PixelSampler:
         uniform_share: float = 0.05,
         band_px: int = 25,
         device: torch.device | str | None = None,
+        left_out: Bool[Tensor, "V H W"] | None = None,
     ):
         if not (inside_share >= 0 and uniform_share >= 0 and inside_share + uniform_share <= 1):
             raise ValueError(f"PixelSampler: shares must be >= 0 and sum to <= 1, got {inside_share}, {uniform_share}")
@@ -60,6 +62,12 @@ class PixelSampler:
 
         inside = scene.masks.to(device) >= OBJECT_MASK
         band = torch.stack([dilate(mask, band_px) & ~mask for mask in inside])
+        self._known: Tensor | None = None  # all pixels that may be drawn, where these are not simply all
+        if left_out is not None and left_out.any():
+            known = ~left_out.to(device)
+            inside, band, self._known = inside & known, band & known, _indices(known)
+            if not known.flatten(1).any(dim=1).all():
+                raise ValueError("PixelSampler: left_out leaves no pixel of some view; expected one or more of each")
         self._pools = [_indices(inside), _indices(band)]
         self._shares = [inside_share, 1 - inside_share - uniform_share]
 
@@ -76,9 +84,9 @@ class PixelSampler:
             if count:
                 parts.append(pool.index_select(0, self._integers(len(pool), count)).long())
             left -= count
-        if left:
-            parts.append(self._integers(len(self), left))
-        return self._batch(torch.cat(parts) if parts else self._integers(len(self), 0))
+        if left or not parts:
+            parts.append(self._anywhere(left))
+        return self._batch(torch.cat(parts))
 
     def draw_from_image(self, n: int) -> PixelBatch:
         """n pixels anywhere in the next image of this epoch's random order (with replacement)."""
@@ -87,7 +95,7 @@ class PixelSampler:
         view = int(self._order[self._position])
         self._position += 1
         size = self.width * self.height
-        return self._batch(view * size + self._integers(size, n))
+        return self._batch(self._anywhere(n, view * size, (view + 1) * size))
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """Everything that decides the next draws."""
@@ -103,6 +111,14 @@ class PixelSampler:
         self._generator.set_state(state["generator"].cpu())
         self._order_generator.set_state(state["order_generator"].cpu())
         self._order, self._position = state["order"].cpu().clone(), int(state["position"])
+
+    def _anywhere(self, count: int, begin: int = 0, end: int | None = None) -> Tensor:
+        """Flat positions of `count` pixels in [begin, end), of those that may be drawn."""
+        end = len(self) if end is None else end
+        if self._known is None:
+            return begin + self._integers(end - begin, count)
+        first, last = torch.searchsorted(self._known, self._known.new_tensor([begin, end])).tolist()
+        return self._known.index_select(0, first + self._integers(last - first, count)).long()
 
     def _integers(self, below: int, count: int) -> Tensor:
         return torch.randint(below, (count,), generator=self._generator, device=self._generator.device)

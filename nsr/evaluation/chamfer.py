@@ -18,16 +18,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from nsr.geometry.cameras import project
+from nsr.geometry.visibility import Viewpoints, count_views, face_areas_and_normals
 from nsr.types import Cameras
 from nsr.utils.errors import DataError
 
 if TYPE_CHECKING:
     import trimesh
-
-    from nsr.geometry.raycast import Raycaster
 
 MIN_VIEWS = 2
 F_SCORE_THRESHOLD_PERCENT = 1.0
@@ -78,7 +75,7 @@ def evaluate_mesh(
     figures["object_radius_world"] = radius
     if cameras_world is not None:
         seen = {
-            direction: count_views(mesh, *drawn[direction], cameras_world, enough=MIN_VIEWS) >= MIN_VIEWS
+            direction: _seen(mesh, *drawn[direction], cameras_world)
             for direction, mesh in (("accuracy", predicted), ("completeness", ground_truth))
         }
         figures |= _figures(measured, seen, radius)
@@ -116,46 +113,12 @@ def point_to_mesh(points: np.ndarray, mesh: trimesh.Trimesh) -> tuple[np.ndarray
     return np.sqrt(np.maximum(squared, 0)), np.asarray(face, dtype=np.int64)
 
 
-def count_views(
-    mesh: trimesh.Trimesh,
-    points: np.ndarray,
-    face: np.ndarray,
-    cameras: Cameras,
-    *,
-    enough: int | None = None,
-    raycaster: Raycaster | None = None,
-) -> np.ndarray:
-    """[N] how many cameras see each sample of the mesh's surface: in the image, facing the camera, not occluded.
-
-    Args:
-        points, face: samples [N, 3] of the surface and the faces [N] they lie on.
-        cameras: in the frame of the mesh.
-        enough: stop counting a sample there, which saves most of the work; None counts all.
-        raycaster: of this mesh, when there is one already.
-    """
+def _seen(mesh: trimesh.Trimesh, points: np.ndarray, face: np.ndarray, cameras: Cameras) -> np.ndarray:
+    """[N] bool: whether MIN_VIEWS of the cameras see each sample of the mesh's surface."""
     from nsr.geometry.raycast import Raycaster
 
-    raycaster = raycaster or Raycaster(mesh)
-    cameras = Cameras(
-        cameras.intrinsics.double().cpu(), cameras.camera_to_world.double().cpu(), cameras.width, cameras.height
-    )
-    normals = _face_normals(mesh)[face]
-    count = np.zeros(len(points), dtype=np.int64)
-    for view in range(len(cameras)):
-        open_samples = np.flatnonzero(count < enough) if enough is not None else np.arange(len(points))
-        eye = cameras.centers[view].numpy()
-        facing = ((eye - points[open_samples]) * normals[open_samples]).sum(axis=-1) > 0
-        candidates = open_samples[facing]
-        candidates = candidates[_in_image(cameras, view, points[candidates])]
-        count[candidates[raycaster.visible(points[candidates], eye)]] += 1
-    return count
-
-
-def _in_image(cameras: Cameras, view: int, points: np.ndarray) -> np.ndarray:
-    """[N] bool: in front of the camera and projected into the image, which covers [-0.5, size - 0.5]."""
-    pixels, depth = project(cameras, torch.full((len(points),), view), torch.from_numpy(points))
-    size = torch.tensor([cameras.width, cameras.height])
-    return ((pixels >= -0.5) & (pixels <= size - 0.5)).all(dim=-1).logical_and(depth > 0).numpy()
+    normals = face_areas_and_normals(mesh)[1][face]
+    return count_views(Viewpoints(cameras), Raycaster(mesh), points, normals, enough=MIN_VIEWS) >= MIN_VIEWS
 
 
 def _distances(
@@ -163,16 +126,8 @@ def _distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distance [N] of the samples of source to target, and |cos| [N] of the normals at both ends."""
     distance, nearest = point_to_mesh(points, target)
-    cosine = np.abs((_face_normals(source)[face] * _face_normals(target)[nearest]).sum(axis=-1))
+    cosine = np.abs((face_areas_and_normals(source)[1][face] * face_areas_and_normals(target)[1][nearest]).sum(axis=-1))
     return distance, cosine
-
-
-def _face_normals(mesh: trimesh.Trimesh) -> np.ndarray:
-    """[F, 3] unit normals, 0 for triangles without area; computed here, as Trimesh.face_normals may drop faces."""
-    corners = np.asarray(mesh.vertices, dtype=np.float64)[np.asarray(mesh.faces)]
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    return normal / np.where(length > 0, length, 1.0)
 
 
 def _figures(

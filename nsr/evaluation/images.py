@@ -60,6 +60,20 @@ def masked_psnr(rendered: Picture, reference: Picture, mask: Picture) -> float:
     return float("inf") if error == 0 else -10 * float(np.log10(error))
 
 
+def affine_corrected(rendered: Picture, reference: Picture, mask: Picture) -> np.ndarray:
+    """The rendered picture [H, W, 3], float64, under the affine map of colours that brings it closest to the reference inside
+    the mask, by least squares (3x3 matrix and offset).
+
+    Takes differences of exposure and white balance out of a comparison, as is custom where photographs differ in them. The map
+    is fitted to the very photograph that is measured on, so say beside any figure that it was. Raises DataError as
+    `image_metrics` does.
+    """
+    rendered, reference, mask = _checked(rendered, reference, mask)
+    with_one = np.concatenate([rendered, np.ones((*mask.shape, 1))], axis=-1)
+    map_, *_ = np.linalg.lstsq(with_one[mask], reference[mask], rcond=None)
+    return (with_one @ map_).clip(0, 1)
+
+
 def masked_ssim(rendered: Picture, reference: Picture, mask: Picture) -> float:
     """Structural similarity (Wang et al. 2004, eq. 13; Gaussian window of sigma 1.5), averaged over the mask's pixels.
 

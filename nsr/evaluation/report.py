@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from nsr.geometry.cameras import image_pixels, pixel_rays
+from nsr.geometry.unseen import SEEN
 from nsr.types import Cameras
 from nsr.utils.errors import DataError
 from nsr.utils.files import atomic_write
@@ -30,6 +31,7 @@ Picture = np.ndarray | Tensor
 
 _SUPERSAMPLING = 2  # rays per pixel side of a rendered mesh
 _CLAY = np.array([0.80, 0.78, 0.75])
+_HATCH = 45  # stripes along the height of a picture, on surface that is marked as unseen
 _GAP = 6  # pixels between the pictures of a contact sheet
 _SIGNIFICANT_DIGITS = 6
 # Colours of an error map, from 0 to the largest error shown: dark blue, blue, green, yellow, red.
@@ -76,6 +78,8 @@ def render_mesh(
 ) -> np.ndarray:
     """A shaded picture [H, W, 3] uint8 of a mesh, ray cast on the CPU, without a display.
 
+    Surface that nsr.geometry.unseen.mark_unseen has marked is hatched, but for "normals".
+
     Args:
         cameras: in the frame of the mesh; `view` picks one.
         surface: "clay" is grey under a light beside the camera; "colors" the vertex colours as they are; "normals" the
@@ -109,6 +113,10 @@ def render_mesh(
         rotation = camera.camera_to_world[0, :3, :3].numpy()
         normals = at_hits / np.maximum(np.linalg.norm(at_hits, axis=-1, keepdims=True), 1e-12) @ rotation
         rgb[hits.hit] = _clay(normals) if surface == "clay" else (normals * [1, -1, -1] + 1) / 2
+    if surface != "normals" and SEEN in mesh.vertex_attributes:
+        seen = raycaster.interpolate(hits, mesh.vertex_attributes[SEEN][:, None].astype(np.float64))[:, 0]
+        stripe = (pixels.sum(dim=-1).numpy() / camera.height * _HATCH % 1 < 0.5)[hits.hit]
+        rgb[np.flatnonzero(hits.hit)[stripe & (seen < 0.5)]] *= 0.6
     rgb = rgb.reshape(camera.height, s, camera.width, s, 3).mean(axis=(1, 3))
     return np.round(rgb * 255).astype(np.uint8)
 

@@ -5,6 +5,8 @@ Everything here is differentiable and runs on the device of its inputs. Frames a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -145,3 +147,17 @@ def ray_sphere(
     near = torch.where(hits, (closest - half_chord).clamp_min(0), miss)
     far = torch.where(hits, closest + half_chord, miss)
     return near, far, hits
+
+
+def level_cameras(cameras: Cameras, level: int) -> Cameras:
+    """The cameras of the images halved `level` times: pixel centres are integers there too (nsr/CONVENTIONS.md)."""
+    scale = 0.5**level
+    # u' + 1/2 = (u + 1/2) / 2^level
+    to_level = torch.tensor(
+        [[scale, 0.0, 0.5 * scale - 0.5], [0.0, scale, 0.5 * scale - 0.5], [0.0, 0.0, 1.0]],
+        dtype=cameras.intrinsics.dtype,
+        device=cameras.intrinsics.device,
+    )
+    return replace(
+        cameras, intrinsics=to_level @ cameras.intrinsics, width=cameras.width >> level, height=cameras.height >> level
+    )

@@ -101,7 +101,12 @@ def extract_mesh(
 
 
 def _clipped(sdf: Callable[[Tensor], Tensor], radius: float) -> Callable[[Tensor], Tensor]:
-    """f intersected with the ball of a radius about the origin."""
+    """f intersected with the ball of a radius about the origin.
+
+    The ball is a millionth smaller, so that rounding cannot put its poles outside a cube of the same radius: the surface
+    would be open there.
+    """
+    radius *= 1 - 1e-6
 
     def f(points: Tensor) -> Tensor:
         return torch.maximum(sdf(points).reshape(-1), points.norm(dim=-1) - radius)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,19 @@ if TYPE_CHECKING:
 MESH_SUFFIXES = (".ply", ".obj", ".glb")
 
 
-def new_mesh(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray | None = None) -> trimesh.Trimesh:
-    """A mesh whose vertices keep their order and number; colors [M, 3] or [M, 4] uint8 sRGB when given."""
+def new_mesh(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    colors: np.ndarray | None = None,
+    attributes: Mapping[str, np.ndarray] | None = None,
+) -> trimesh.Trimesh:
+    """A mesh whose vertices keep their order and number; colors [M, 3] or [M, 4] uint8 sRGB when given.
+
+    attributes: [M] each, other properties of the vertices by name; of the files, .ply holds them.
+    """
     import trimesh
 
-    return trimesh.Trimesh(vertices, faces, vertex_colors=colors, process=False)
+    return trimesh.Trimesh(vertices, faces, vertex_colors=colors, vertex_attributes=dict(attributes or {}), process=False)
 
 
 def vertex_colors(mesh: trimesh.Trimesh) -> np.ndarray | None:
@@ -34,14 +43,14 @@ def keep_components(mesh: trimesh.Trimesh, min_share: float) -> trimesh.Trimesh:
     Raises:
         DataError: the mesh has no triangles, or no component is that large.
     """
-    label, area = _components(mesh)
+    label, area = components(mesh)
     keep = area >= min_share * area.sum()
     if not keep.any():
         raise DataError(
             f"keep_components: expected a component with {min_share:.1%} of the area, but the largest of {len(area)} "
             f"holds {area.max() / area.sum():.1%}; ask for a smaller share"
         )
-    return _select(mesh, keep[label])
+    return select_vertices(mesh, keep[label])
 
 
 def largest_component(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
@@ -50,12 +59,16 @@ def largest_component(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     Raises:
         DataError: the mesh has no triangles.
     """
-    label, area = _components(mesh)
-    return _select(mesh, label == np.argmax(area))
+    label, area = components(mesh)
+    return select_vertices(mesh, label == np.argmax(area))
 
 
-def _components(mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.ndarray]:
-    """Component of every vertex [M], and the area of every component."""
+def components(mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.ndarray]:
+    """Connected component of every vertex [M], and the area of every component.
+
+    Raises:
+        DataError: the mesh has no triangles.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -68,13 +81,14 @@ def _components(mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.ndarray]:
     return label, np.bincount(label[faces[:, 0]], weights=mesh.area_faces, minlength=count)
 
 
-def _select(mesh: trimesh.Trimesh, keep: np.ndarray) -> trimesh.Trimesh:
+def select_vertices(mesh: trimesh.Trimesh, keep: np.ndarray) -> trimesh.Trimesh:
     """The mesh reduced to the vertices where keep [M] is True and the faces between them."""
     number = np.cumsum(keep) - 1
     faces = np.asarray(mesh.faces)
     colors = vertex_colors(mesh)
     colors = None if colors is None else colors[keep]
-    return new_mesh(mesh.vertices[keep], number[faces[keep[faces].all(axis=1)]], colors)
+    attributes = {name: values[keep] for name, values in mesh.vertex_attributes.items()}
+    return new_mesh(mesh.vertices[keep], number[faces[keep[faces].all(axis=1)]], colors, attributes)
 
 
 def to_world(mesh: trimesh.Trimesh, world_from_scene: np.ndarray) -> trimesh.Trimesh:
@@ -82,7 +96,8 @@ def to_world(mesh: trimesh.Trimesh, world_from_scene: np.ndarray) -> trimesh.Tri
     matrix = np.asarray(world_from_scene, dtype=np.float64)
     vertices = mesh.vertices @ matrix[:3, :3].T + matrix[:3, 3]
     mirrored = np.linalg.det(matrix[:3, :3]) < 0
-    return new_mesh(vertices, np.array(mesh.faces[:, ::-1] if mirrored else mesh.faces), vertex_colors(mesh))
+    faces = np.array(mesh.faces[:, ::-1] if mirrored else mesh.faces)
+    return new_mesh(vertices, faces, vertex_colors(mesh), mesh.vertex_attributes)
 
 
 def load_mesh(path: str | Path) -> trimesh.Trimesh:
@@ -117,8 +132,8 @@ def load_mesh(path: str | Path) -> trimesh.Trimesh:
 def save_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
     """Write a mesh with its vertex colours; the file appears complete or not at all.
 
-    The suffix decides: .ply (binary), .obj (colours behind the coordinates) or .glb. Coordinates stay as
-    they are. In .glb the colours are converted to linear, as glTF 2.0 wants COLOR_0, on a matte double-sided material.
+    The suffix decides: .ply (binary, with the vertex attributes), .obj (colours behind the coordinates) or .glb. Coordinates
+    stay as they are. In .glb the colours are converted to linear, as glTF 2.0 wants COLOR_0, on a matte double-sided material.
 
     Raises:
         UsageError: the suffix is none of these.

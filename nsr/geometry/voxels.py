@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -32,5 +31,15 @@ class Voxels:
 
     def grown(self, steps: int) -> Voxels:
         """With all cells that lie at most `steps` cells away along each axis."""
-        grown = torch.nn.functional.max_pool3d(self.occupied[None, None].float(), 2 * steps + 1, stride=1, padding=steps)
-        return Voxels(grown[0, 0] > 0, self.extent)
+        grown = self.occupied
+        for axis in range(3):  # one axis after the other: a cube is their product
+            length, before = grown.shape[axis], grown
+            grown = before.clone()
+            for shift in range(1, min(steps, length - 1) + 1):
+                grown.narrow(axis, shift, length - shift).logical_or_(before.narrow(axis, 0, length - shift))
+                grown.narrow(axis, 0, length - shift).logical_or_(before.narrow(axis, shift, length - shift))
+        return Voxels(grown, self.extent)
+
+    def shrunk(self, steps: int) -> Voxels:
+        """Without the cells at most `steps` cells away, along each axis, from one that is not occupied."""
+        return Voxels(~Voxels(~self.occupied, self.extent).grown(steps).occupied, self.extent)

@@ -45,6 +45,7 @@ class TrainingOutput(NamedTuple):
     surface: [N] bool, those S rays; free: [N] bool, the rays that hit it where nothing is; points: [S, 3], the differentiable
     intersections; normal: [S, 3], the SDF's gradient there (not normalised); rgb: [S, 3]; sdf: [N] at the hit, or at the
     ray's smallest SDF where it misses;
+    free_sdf: [F], at those of the volume's points where nothing is;
     gradient: [P, 3] of the SDF at all points of the step (rays, volume, neighbours), for the eikonal term;
     centre_gradient, neighbour_gradient: [M, 3] at M of the ray points and at a point beside each.
     evaluations: SDF evaluations spent on tracing.
@@ -56,6 +57,7 @@ class TrainingOutput(NamedTuple):
     normal: Tensor
     rgb: Tensor
     sdf: Tensor
+    free_sdf: Tensor
     gradient: Tensor
     centre_gradient: Tensor
     neighbour_gradient: Tensor
@@ -172,6 +174,8 @@ class IDRModel(nn.Module):
             else field_._replace(gradient=gradient[index], feature=field_.feature[:n][index])
         )
         rgb = self.rendering_network(crossing, shaded.gradient, directions, shaded.feature)
+        of_volume = field_.sdf[n : n + volume_points.shape[0]]
+        empty = of_volume[:0] if free_space is None else of_volume[free_space.contain(volume_points)]
         centres = surface[:m]
         return TrainingOutput(
             surface=surface,
@@ -180,6 +184,7 @@ class IDRModel(nn.Module):
             normal=shaded.gradient,
             rgb=rgb,
             sdf=sdf,
+            free_sdf=empty,
             gradient=field_.gradient,
             centre_gradient=gradient[:m][centres],
             neighbour_gradient=field_.gradient[n + volume_points.shape[0] :][centres],

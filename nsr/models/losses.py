@@ -18,7 +18,9 @@ from nsr.models.idr import TrainingOutput
 class LossConfig:
     """Weights of the terms.
 
-    rgb_quadratic_below: see rgb_loss; 0 is IDR's L1. mask_missing_factor: see mask_loss; 1 is IDR's.
+    free_weight: of free_loss, which needs a start from silhouettes.
+    rgb_quadratic_below: see rgb_loss; 0 is IDR's L1. rgb_min_mask: from which mask value on a pixel's colour counts; below 1 it
+    is mixed with the background's. 0.5, all pixels inside, is IDR's. mask_missing_factor: see mask_loss; 1 is IDR's.
     smoothness_weight fades geometrically to smoothness_final of it over the run, and photometric_weight (of the comparison of
     patches across photographs; 0 leaves it out) to photometric_final of it, from photometric_fade_from of the run on.
     alpha: sharpness of the differentiable mask; it is multiplied by alpha_factor at each milestone (in epochs or in
@@ -27,9 +29,11 @@ class LossConfig:
 
     rgb_weight: float = 1.0
     rgb_quadratic_below: float = 0.0
+    rgb_min_mask: float = 0.5
     mask_weight: float = 100.0
     mask_missing_factor: float = 1.0
     eikonal_weight: float = 0.1
+    free_weight: float = 0.0
     smoothness_weight: float = 0.0
     smoothness_final: float = 0.1
     photometric_weight: float = 0.0
@@ -40,10 +44,11 @@ class LossConfig:
     alpha_milestones: tuple[float, ...] = (250.0, 500.0, 750.0, 1000.0, 1250.0)
 
     def __post_init__(self) -> None:
-        weights = [f"{term}_weight" for term in ("rgb", "mask", "eikonal", "smoothness", "photometric")]
+        weights = [f"{term}_weight" for term in ("rgb", "mask", "eikonal", "free", "smoothness", "photometric")]
         factors = ["smoothness_final", "photometric_final", "mask_missing_factor"]
         for name in (*weights, *factors, "rgb_quadratic_below"):
             check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        check(self, "rgb_min_mask", 0 <= self.rgb_min_mask <= 1, "0 to 1")
         check(self, "photometric_fade_from", 0 <= self.photometric_fade_from < 1, "0 up to but not 1")
         for name in ("alpha", "alpha_factor"):
             check(self, name, 0 < getattr(self, name) < math.inf, "more than 0")
@@ -79,6 +84,14 @@ def eikonal_loss(gradient: Float[Tensor, "P 3"]) -> Tensor:
     return ((gradient.square().sum(dim=-1) + 1e-12).sqrt() - 1.0).square().mean()
 
 
+def free_loss(sdf: Float[Tensor, " F"]) -> Tensor:
+    """By how much the SDF is negative, on average, at points where it is known that nothing is.
+
+    Rays see to the neighbourhood of the silhouettes. What forms elsewhere, where no ray is drawn, they would not undo.
+    """
+    return F.relu(-sdf).mean()
+
+
 def smoothness_loss(gradient: Float[Tensor, "P 3"], neighbour: Float[Tensor, "P 3"]) -> Tensor:
     """Mean distance between the unit normals of neighbouring points."""
     difference = F.normalize(gradient, dim=-1) - F.normalize(neighbour, dim=-1)
@@ -108,12 +121,16 @@ def idr_losses(
     """
     rays = rgb.shape[0]
     mask = torch.where(output.free, 0.0, mask)  # a surface in free space is as wrong as one outside the silhouette
+    pure = mask[output.surface] >= config.rgb_min_mask
     terms = {
-        "rgb": rgb_loss(output.rgb, rgb[output.surface], rays, config.rgb_quadratic_below),
+        "rgb": rgb_loss(output.rgb[pure], rgb[output.surface][pure], rays, config.rgb_quadratic_below),
         "mask": mask_loss(output.sdf, output.surface, mask, alpha, config.mask_missing_factor),
         "eikonal": eikonal_loss(output.gradient),
     }
     weights = {"rgb": config.rgb_weight, "mask": config.mask_weight, "eikonal": config.eikonal_weight}
+    if config.free_weight > 0 and output.free_sdf.shape[0]:
+        terms["free"] = free_loss(output.free_sdf)
+        weights["free"] = config.free_weight
     if config.smoothness_weight > 0 and output.neighbour_gradient.shape[0]:
         terms["smoothness"] = smoothness_loss(output.centre_gradient, output.neighbour_gradient)
         weights["smoothness"] = config.smoothness_weight * config.smoothness_final**progress

@@ -45,10 +45,16 @@ class TableAdam(torch.optim.Optimizer):
 
 
 class Optimisers:
-    """The optimisers of a run, stepped together. The schedule scales the rates of networks and tables, not that of the cameras:
-    as in IDR."""
+    """The optimisers of a run, stepped together. The schedule scales the rates of networks and tables; that of the
+    cameras has a factor of its own. exposure: a module with its learning rate, which is scaled as the networks' is."""
 
-    def __init__(self, model: IDRModel, cameras: nn.Module | None, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        model: IDRModel,
+        cameras: nn.Module | None,
+        config: TrainConfig,
+        exposure: tuple[nn.Module, float] | None = None,
+    ) -> None:
         groups = {"networks": [], "tables": []}
         for part in (model.implicit_network, model.rendering_network):
             for kind, of_kind in groups.items():
@@ -60,8 +66,12 @@ class Optimisers:
         }
         if groups["tables"]:
             self.members["tables"] = TableAdam(groups["tables"], lr=config.table_learning_rate, betas=config.adam_betas)
+        if exposure is not None:
+            group = {"params": list(exposure[0].parameters()), "shape": False}
+            self.members["exposure"] = torch.optim.Adam([group], lr=exposure[1], betas=config.adam_betas)
         if cameras is not None:
             self.members["cameras"] = torch.optim.SparseAdam(list(cameras.parameters()), lr=config.learning_rate_cam)
+        self._camera_rate = config.learning_rate_cam
         self._scheduled = {name: member.param_groups[0]["lr"] for name, member in self.members.items() if name != "cameras"}
 
     def set_rate_factor(self, factor: float, of_shape: float = 1.0) -> None:
@@ -69,6 +79,11 @@ class Optimisers:
         for name, rate in self._scheduled.items():
             for group in self.members[name].param_groups:
                 group["lr"] = rate * factor * (of_shape if group["shape"] else 1.0)
+
+    def set_camera_rate_factor(self, factor: float) -> None:
+        """Scale the rate of the cameras, if there are any to train."""
+        if "cameras" in self.members:
+            self.members["cameras"].param_groups[0]["lr"] = self._camera_rate * factor
 
     def zero_grad(self) -> None:
         for member in self.members.values():

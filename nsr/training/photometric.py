@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsr.datasets.pyramid import grey_pyramid, level_cameras
+from nsr.datasets.pyramid import grey_pyramid
 from nsr.datasets.sampling import PixelBatch
+from nsr.geometry.cameras import level_cameras
 from nsr.geometry.source_views import source_views
 from nsr.models.idr import IDRModel, TrainingOutput
 from nsr.ops.patch_ncc import patch_images, patch_ncc
 from nsr.training.settings import PhotometricConfig
-from nsr.types import Rays, Scene
+from nsr.types import Cameras, Rays, Scene
 
 COARSEST_WIDTH = 50  # pixels, roughly
 CLEARANCE = 0.02  # scene units before a surface point within which nothing hides it
@@ -35,6 +36,11 @@ class PhotometricTerm:
         pyramid = grey_pyramid(scene, min(max(levels, 1), most))
         self.levels = [patch_images(grey, level_cameras(scene.cameras, i)) for i, grey in enumerate(pyramid)]
         self.sources = source_views(scene.cameras, config.sources, config.min_angle)
+
+    def follow(self, cameras: Cameras) -> None:
+        """Compare photographs from where training has moved the cameras by now. The choice of source views stays."""
+        self.cameras = cameras
+        self.levels = [patch_images(level.images, level_cameras(cameras, i)) for i, level in enumerate(self.levels)]
 
     def level(self, step: int) -> int:
         """The coarse level of the pyramid that a step looks at; 0 is full size."""

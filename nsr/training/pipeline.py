@@ -14,11 +14,20 @@ from nsr.evaluation.report import error_heatmap, preview_picture, render_mesh, w
 from nsr.geometry.meshes import load_mesh, save_mesh
 from nsr.geometry.poses import transform_cameras, turntable_cameras
 from nsr.geometry.raycast import Raycaster
+from nsr.geometry.unseen import Unseen, treat_unseen
 from nsr.models.idr import IDRModel
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
 from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, resume_trainer, train
 from nsr.training.log import peak_memory_mb
-from nsr.training.results import evaluate_rendering, refined_scene, render_view, run_figures, run_mesh
+from nsr.training.results import (
+    check_min_views,
+    evaluate_rendering,
+    refined_scene,
+    render_view,
+    run_figures,
+    run_mesh,
+    training_views,
+)
 from nsr.training.run import checkpoint_path, load_run, reference_cameras
 from nsr.types import Cameras, Scene
 from nsr.utils.errors import UsageError
@@ -43,6 +52,8 @@ def reconstruct(
     *,
     ground_truth: Path | None = None,
     resolution: int = 256,
+    unseen: Unseen = "keep",
+    min_views: int = 1,
     check: bool = True,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
@@ -51,11 +62,14 @@ def reconstruct(
 
     Writes mesh.ply, mesh.glb (world units), preview.png, turntable.png, report.html, metrics.json, and the run itself. An
     unfinished run of the same request in `out` is continued; overwrite: whatever results are there are removed instead.
+    unseen, min_views: what becomes of surface that fewer training views see (see nsr.geometry.unseen). Figures are of the
+    whole mesh; of a trimmed one there are figures beside them, under "trimmed".
     Raises UsageError when `out` holds other results, DataError when the scene fails its check (unless check is False), and
     what training raises.
     """
     unfinished = not overwrite and _holds_unfinished_run(out)
     scene, train_views, held, silhouette_seconds = open_scene(request, say, out if unfinished else None)
+    check_min_views(min_views, len(train_views))
     if check:
         refuse_errors(scene.select(sorted([*train_views, *held])), say)
     reference_file = ground_truth or scene.ground_truth
@@ -74,9 +88,11 @@ def reconstruct(
 
     say("extracting the mesh")
     run = load_run(out, trainer.device)
-    mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution)
+    masks = scene.masks[train_views]
+    mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution, cameras=run.cameras, masks=masks)
+    shown, shown_figures = treat_unseen(mesh, training_views(run, masks), unseen, min_views)
     for suffix in ("ply", "glb"):
-        save_mesh(mesh, out / f"mesh.{suffix}")
+        save_mesh(shown, out / f"mesh.{suffix}")
 
     say("measuring")
     refined = refined_scene(run, scene)
@@ -86,24 +102,41 @@ def reconstruct(
         **run_figures(run),
         **{key: trainer.meta[key] for key in ("silhouette_seconds",) if key in trainer.meta},
         "peak_memory_mb": peak_memory_mb(trainer.device),
-        **evaluate_rendering(run.model, views),
+        **evaluate_rendering(run.model, views, affine=run.exposure is not None),
         "psnr_views": "held out" if held else "training",
+        **shown_figures,
     }
     if scene.reference is not None:
         metrics |= evaluate_cameras(transform_cameras(run.cameras, scene.world_from_scene), scene.reference[train_views])
     if reference is not None:
-        metrics |= evaluate_mesh(mesh, reference, reference_cameras(scene)[train_views], seed=0)
+        cameras_world = reference_cameras(scene)[train_views]
+        metrics |= evaluate_mesh(mesh, reference, cameras_world, seed=0)
+        if unseen == "trim":
+            metrics["trimmed"] = evaluate_mesh(shown, reference, cameras_world, seed=0)
     write_metrics(out / "metrics.json", metrics)
-    heatmap = error_heatmap(mesh, reference) if reference is not None else None
-    write_preview(out / "preview.png", run.model, views, mesh, heatmap)
-    write_turntable(out / "turntable.png", mesh, refined.cameras, refined.world_from_scene)
+    heatmap = error_heatmap(shown, reference) if reference is not None else None
+    write_preview(out / "preview.png", run.model, views, shown, heatmap)
+    write_turntable(out / "turntable.png", shown, refined.cameras, refined.world_from_scene)
     write_report(
         out / "report.html",
         title=f"{scene.name}: {len(train_views)} views, {trainer.clock.seconds:.0f} s of training",
         metrics=metrics,
         pictures=[out / "preview.png", out / "turntable.png"],
+        note=unseen_note(unseen, min_views),
     )
     return metrics
+
+
+def unseen_note(unseen: Unseen, min_views: int) -> str:
+    """What the report says of surface that no view has seen; nothing when it is kept like the rest."""
+    fewer = "no training view" if min_views == 1 else f"fewer than {min_views} training views"
+    says = {
+        "keep": "",
+        "mark": f"Grey and hatched: surface that {fewer} saw. It is a guess.",
+        "trim": f"Surface that {fewer} saw was cut away: the mesh is open there. The metrics are of the whole surface, those "
+        "under “trimmed” of what was left.",
+    }
+    return says[unseen]
 
 
 def _holds_unfinished_run(out: Path) -> bool:

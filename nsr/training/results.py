@@ -13,10 +13,13 @@ from torch import Tensor
 from nsr.geometry.cameras import image_pixels, pixel_rays
 from nsr.geometry.mesh_extraction import extract_mesh
 from nsr.geometry.meshes import largest_component, to_world
+from nsr.geometry.pieces import drop_floaters
 from nsr.geometry.poses import transform_cameras
+from nsr.geometry.visibility import Viewpoints
 from nsr.models.idr import IDRModel
 from nsr.training.run import reference_cameras
 from nsr.types import Cameras, Scene
+from nsr.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
@@ -36,19 +39,21 @@ def run_mesh(
     color: bool = True,
     color_view: ColorView = "normal",
     cameras: Cameras | None = None,
+    masks: Tensor | None = None,
 ) -> Trimesh:
-    """The zero level set of the model's SDF as a mesh in the world frame and its units.
+    """The zero level set of the model's SDF as a closed mesh in the world frame and its units.
 
-    resolution: cells of marching cubes along each axis of the bounding sphere's cube; all_components: keep floaters beside
-    the largest piece; color: give vertices the colours of the rendering network, seen as color_view says (see
-    vertex_colors, which needs the scene-frame `cameras` for "mean"). Raises DataError when the SDF has no surface.
+    resolution: cells of marching cubes along each axis of the bounding sphere's cube; cameras, masks: the training views' in
+    the scene frame, which tell pieces of the object from floaters (see drop_floaters; without cameras the largest piece
+    stays alone); all_components: keep every piece; color: give vertices the colours of the rendering network, seen as
+    color_view says (see vertex_colors). Raises DataError when the SDF has no surface.
     """
     radius = model.bounding_radius
     mesh = extract_mesh(
         model.sdf, resolution=resolution, extent=radius, clip_radius=radius, device=model_device(model)
     )
     if not all_components:
-        mesh = largest_component(mesh)
+        mesh = largest_component(mesh) if cameras is None else drop_floaters(mesh, Viewpoints(cameras, masks))
     colors = vertex_colors(model, mesh, color_view, cameras) if color else None
     mesh = to_world(mesh, world_from_scene)
     if colors is not None:
@@ -98,6 +103,19 @@ def run_figures(run: Run) -> dict:
     }
 
 
+def training_views(run: Run, masks: Tensor | None = None) -> Viewpoints:
+    """The cameras of the training views in the world frame, as trained, and their masks where these are known."""
+    # In double precision, for a world whose origin is far away.
+    cameras = replace(run.cameras, camera_to_world=run.cameras.camera_to_world.double())
+    return Viewpoints(transform_cameras(cameras, run.world_from_scene), masks)
+
+
+def check_min_views(min_views: int, views: int) -> None:
+    """Raises UsageError where not even all views together are enough."""
+    if not 1 <= min_views <= views:
+        raise UsageError(f"--min-views {min_views}: expected 1 to {views}, the number of training views")
+
+
 def refined_scene(run: Run, scene: Scene) -> Scene:
     """The run's whole scene as training has left it: in the frame of the model, and where that lies in the world.
 
@@ -139,18 +157,23 @@ def render_view(
     return output.rgb.reshape(*shape, 3), output.normal.reshape(*shape, 3), output.hit.reshape(shape)
 
 
-def evaluate_rendering(model: IDRModel, scene: Scene, *, per_view: bool = False) -> dict:
+def evaluate_rendering(model: IDRModel, scene: Scene, *, per_view: bool = False, affine: bool = False) -> dict:
     """Render every view of a scene and compare it with its photograph.
 
     Returns the means over views of psnr, ssim (and lpips when installed), masked as nsr.evaluation.images states, and
-    of iou (silhouettes); with per_view=True also "per_view", the same for each view by name.
+    of iou (silhouettes); with per_view=True also "per_view", the same for each view by name; with affine=True also psnr_affine,
+    after the affine map of colours that suits each photograph best: for runs that learned the exposures of their photographs,
+    which nobody knows of the views held out.
     """
-    from nsr.evaluation.images import image_metrics, silhouette_iou
+    from nsr.evaluation.images import affine_corrected, image_metrics, masked_psnr, silhouette_iou
 
     views = {}
     for view, name in enumerate(scene.view_names):
         rgb, _, hit = render_view(model, scene.cameras, view)
         scores = image_metrics(rgb, scene.images[view], scene.masks[view])
+        if affine:
+            corrected = affine_corrected(rgb, scene.images[view], scene.masks[view])
+            scores["psnr_affine"] = masked_psnr(corrected, scene.images[view], scene.masks[view])
         views[name] = {**scores, "iou": silhouette_iou(hit, scene.masks[view])}
     names = next(iter(views.values()), {})
     means = {name: float(np.mean([scores[name] for scores in views.values()])) for name in names}

@@ -17,6 +17,7 @@ import torch
 from nsr.config import bind
 from nsr.datasets.detect import is_built_in, load_scene
 from nsr.geometry.poses import align_cameras, transform_cameras
+from nsr.models.exposure import AffineExposure
 from nsr.models.idr import IDRModel
 from nsr.training.checkpoint import Checkpoint, load_checkpoint, unflatten
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
@@ -35,6 +36,7 @@ class Run:
 
     checkpoint: its checksum; step, rays, seconds: spent on training. aligned: training has refined the cameras, so that the
     scene frame may have drifted, and world_from_scene is the similarity that carries them onto the reference cameras.
+    exposure: the training views' maps of colours, where these were learned.
     """
 
     model: IDRModel
@@ -53,6 +55,7 @@ class Run:
     aligned: bool = False
     noisy_start: bool = False  # the scene's cameras are those of IDR's noisy start, see load_idr
     identity: dict | None = None  # see scene_identity
+    exposure: AffineExposure | None = None
     sphere: Sphere | None = None  # what was given instead of the scene's own, see load_idr
 
     def load_scene(self) -> Scene:
@@ -252,6 +255,10 @@ def _open(checkpoint: Checkpoint, file: Path, device: torch.device | str) -> Run
     model = IDRModel.build(config.model, meta["seed"])
     state = unflatten("run", checkpoint.tensors, meta["state"])
     model.load_state_dict(state["model"])
+    exposure = None
+    if state.get("exposure") is not None:  # checkpoints from before there were any lack the entry
+        exposure = AffineExposure(len(meta["train_views"]))
+        exposure.load_state_dict(state["exposure"])
     show_detail(model, config.train, state["progress"])
     width, height = state["cameras"]["size"]
     cameras = Cameras(state["cameras"]["intrinsics"], state["cameras"]["camera_to_world"], width, height)
@@ -276,5 +283,6 @@ def _open(checkpoint: Checkpoint, file: Path, device: torch.device | str) -> Run
         aligned=reference is not None,
         noisy_start=meta.get("noisy_start", False),
         identity=meta.get("identity"),
+        exposure=exposure.to(device).requires_grad_(False) if exposure is not None else None,
         sphere=tuple(meta["sphere"]) if meta.get("sphere") else None,
     )

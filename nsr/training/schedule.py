@@ -9,13 +9,17 @@ from nsr.training.settings import LossConfig, TrainConfig
 
 
 class Clock:
-    """Counts steps and seconds of training, across resumed sessions. Time spent while paused is not training time."""
+    """Counts steps and seconds of training, across resumed sessions. Time spent while paused is not training time.
+
+    Progress counts from the first step: what the start took of a budget must not have used up the schedule.
+    """
 
     def __init__(self, config: TrainConfig, steps_per_epoch: int) -> None:
         self.config = config
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = config.nepoch * steps_per_epoch
         self.step = 0
+        self._begun = 0.0  # seconds before the first step
         self._earlier = 0.0  # seconds before `_since`
         self._since: float | None = None
 
@@ -24,6 +28,10 @@ class Clock:
 
     def pause(self) -> None:
         self._earlier, self._since = self.seconds, None
+
+    def begin(self) -> None:
+        """The first step comes next."""
+        self._begun = self.seconds
 
     @property
     def seconds(self) -> float:
@@ -36,18 +44,23 @@ class Clock:
     @property
     def progress(self) -> float:
         by_steps = self.step / self.total_steps if self.total_steps > 0 else 0.0
-        by_time = self.seconds / self.config.budget if self.config.budget > 0 else 0.0
-        return min(max(by_steps, by_time), 1.0)
+        return min(max(by_steps, self._progress_by_time()), 1.0)
+
+    def _progress_by_time(self) -> float:
+        if self.config.budget == 0:
+            return 0.0
+        left = self.config.budget - self._begun
+        return (self.seconds - self._begun) / left if left > 0 else 1.0
 
     @property
     def finished(self) -> bool:
         return self.progress >= 1.0
 
     def state_dict(self) -> dict:
-        return {"step": self.step, "seconds": self.seconds}
+        return {"step": self.step, "seconds": self.seconds, "begun": self._begun}
 
     def load_state_dict(self, state: dict) -> None:
-        self.step, self._earlier = int(state["step"]), float(state["seconds"])
+        self.step, self._earlier, self._begun = int(state["step"]), float(state["seconds"]), float(state["begun"])
         self._since = None
 
 

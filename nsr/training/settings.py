@@ -48,16 +48,21 @@ class SamplingConfig:
 class StartConfig:
     """From which surface training starts: the sphere of the geometric initialisation; the visual hull of the masks, carved on
     resolution^3 vertices and taught to the network for `steps` steps of `points` points; or the hull without what depths found
-    by stereo say is free (nsr.training.stereo)."""
+    by stereo say is free (nsr.training.stereo).
+
+    max_misses: how many masks may be wrong about one place. Where they contradict the others, they are neither carved with nor
+    learned from (nsr.datasets.mask_disputes); openings that so few views look through are then taken for such mistakes.
+    """
 
     type: Literal["sphere", "hull", "stereo"] = "sphere"
     resolution: int = 128
     steps: int = 150
     points: int = 8192
     learning_rate: float = 1e-2
+    max_misses: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in {"resolution": 8, "steps": 1, "points": 2}.items():
+        for name, least in {"resolution": 8, "steps": 1, "points": 2, "max_misses": 0}.items():
             check(self, name, getattr(self, name) >= least, f"{least} or more")
         check(self, "learning_rate", 0 < self.learning_rate < math.inf, "more than 0")
 
@@ -97,6 +102,23 @@ class PhotometricConfig:
 
 
 @dataclass(frozen=True)
+class ExposureConfig:
+    """Differences of exposure and white balance between the photographs (nsr.models.exposure).
+
+    type: affine = one map of colours per photograph is learned with the surface, at learning_rate (which follows the schedule
+    of the networks'); weight: of the maps' mean square difference from the identity.
+    """
+
+    type: Literal["none", "affine"] = "none"
+    learning_rate: float = 5e-3
+    weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        check(self, "learning_rate", 0 < self.learning_rate < math.inf, "more than 0")
+        check(self, "weight", 0 <= self.weight < math.inf, "0 or more")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How long and how fast to learn.
 
@@ -104,7 +126,7 @@ class TrainConfig:
     comes first; 0 means no such bound. `progress` runs from 0 to 1 over the tighter of the two.
     Learning rate at any time: rate * lr_final^progress * lr_factor^(milestones passed). Milestones, here and in
     loss.alpha_milestones, count epochs or fractions of the run. table_learning_rate: for the encoders' tables, which learn
-    faster than networks; learning_rate_cam: for trainable cameras, and constant, as in IDR.
+    faster than networks; learning_rate_cam: for trainable cameras, times lr_final_cam^progress (1: constant, as in IDR).
     shape_rate: learning rates of the implicit network relative to the others, reached after a rise over warmup_steps steps. The
     colours that a new rendering network guesses say nothing about the shape, and Adam follows them as far as any others.
     geometry_full_at, appearance_full_at: progress at which the encoders of surface and colour show all their levels.
@@ -117,6 +139,7 @@ class TrainConfig:
     table_learning_rate: float = 1e-2
     adam_betas: tuple[float, float] = (0.9, 0.999)
     lr_final: float = 1.0
+    lr_final_cam: float = 1.0
     lr_factor: float = 0.5
     lr_milestones: tuple[float, ...] = (1000.0, 1500.0)
     milestone_unit: Literal["epoch", "progress"] = "epoch"
@@ -131,7 +154,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "warmup_steps"):
             check(self, name, getattr(self, name) >= 0, "0 or more")
-        for name in ("learning_rate", "learning_rate_cam", "table_learning_rate", "lr_final", "lr_factor", "shape_rate"):
+        rates = ("learning_rate", "learning_rate_cam", "table_learning_rate")
+        for name in (*rates, "lr_final", "lr_final_cam", "lr_factor", "shape_rate"):
             check(self, name, 0 < getattr(self, name) < math.inf, "more than 0")
         for name in ("geometry_full_at", "appearance_full_at"):
             check(self, name, 0 <= getattr(self, name) <= 1, "0 to 1")
@@ -149,4 +173,5 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     start: StartConfig = field(default_factory=StartConfig)
     photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
+    exposure: ExposureConfig = field(default_factory=ExposureConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

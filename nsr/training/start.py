@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
+from nsr.geometry.silhouettes import silhouette_distance
 from nsr.geometry.visual_hull import carve, grid_axis, hull_signed_distance
 from nsr.geometry.voxels import Voxels
 from nsr.models.idr import IDRModel
 from nsr.models.losses import eikonal_loss
 from nsr.training.optimisers import Optimisers
 from nsr.training.settings import Config, StartConfig, TrainConfig
-from nsr.training.stereo import carve_by_stereo
+from nsr.training.stereo import StereoStart, carve_by_stereo
 from nsr.types import Scene
 from nsr.utils.errors import DataError
 
+CLEARANCE = 2  # voxels around what is left that masks and depths may have taken away wrongly
+THIN = 2  # voxels from the surface within which a part that is nowhere deeper counts as thin
+SEEN_NORMAL = 0.05  # weight of the normals that stereo has seen, beside distances in scene units
 
-def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: torch.Generator) -> Voxels | None:
+
+def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: torch.Generator) -> Voxels:
     """Fit the model's SDF to the visual hull of the scene's masks, in the cube around its bounding sphere.
 
-    Returns what stereo has found free of the hull: to be kept free.
+    Returns the space that is certainly empty: to be kept free.
     Raises DataError when the masks and cameras have no common volume: then one of them is wrong.
     """
     start, radius = config.start, model.bounding_radius
@@ -35,21 +41,53 @@ def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: to
             f"`nsr data check {scene.source or 'DIR'}`, "
             "or start from a sphere with start.type=sphere train.shape_rate=1"
         )
-    surface, free = Voxels(occupancy, radius), None
+    hull, stereo = Voxels(occupancy, radius), None
     if start.type == "stereo":
-        surface, free = carve_by_stereo(surface, scene, config.photometric)
-    _teach(model, hull_signed_distance(surface.occupied, radius), start, config.train, generator)
-    return free
+        stereo = carve_by_stereo(hull, scene, config.photometric, generator)
+    target = exact_hull(hull, scene)
+    if stereo is not None:
+        target = torch.maximum(target, carved_distance(hull, stereo.surface))
+    _teach(model, target, stereo, start, config.train, generator)
+    empty, surface = ~hull.occupied, hull
+    if stereo is not None:
+        empty, surface = empty | stereo.seen_through.occupied, stereo.surface
+    return Voxels(empty & ~surface.grown(CLEARANCE).occupied, radius)
+
+
+def exact_hull(hull: Voxels, scene: Scene) -> Float[Tensor, "R R R"]:
+    """Signed distance at the vertices of the hull's grid, negative inside; near its surface as exact as the masks are.
+
+    Parts too thin for the grid stay as thick as the tolerant hull has them.
+    """
+    distance = hull_signed_distance(hull.occupied, hull.extent)
+    thick = hull.shrunk(THIN).grown(THIN + 1).occupied
+    cells = (thick & (distance.abs() < 3.0 * hull.size)).nonzero()
+    points = grid_axis(hull.occupied.shape[0], hull.extent, distance.device)[cells]
+    near = silhouette_distance(scene.masks, scene.cameras, points)
+    distance[cells.unbind(1)] = torch.where(near.isfinite(), near, distance[cells.unbind(1)])
+    return distance
+
+
+def carved_distance(hull: Voxels, surface: Voxels) -> Float[Tensor, "R R R"]:
+    """Signed distance at the grid's vertices from what of the hull is not surface; negative outside of that."""
+    carved = Voxels(hull.occupied & ~surface.occupied, hull.extent)
+    if not carved.occupied.any():
+        return torch.full(hull.occupied.shape, -torch.inf, device=hull.occupied.device)
+    # Open to the outside: else a film of hull would close the mouths of cavities.
+    opened = carved.occupied | (carved.grown(2).occupied & ~hull.occupied)
+    return -hull_signed_distance(opened, hull.extent)
 
 
 def _teach(
     model: IDRModel,
-    target: Tensor,
+    target: Float[Tensor, "R R R"],
+    stereo: StereoStart | None,
     config: StartConfig,
     train: TrainConfig,
     generator: torch.Generator,
 ) -> None:
-    """Regress the SDF network on a volume [R, R, R] over its bounding cube. Half of the points lie close to the surface."""
+    """Regress the SDF network on a volume over its bounding cube, half of whose points lie close to the surface; and on the
+    places where stereo has seen the surface, which are known better than to a voxel."""
     device, extent = target.device, model.bounding_radius
     voxel = 2.0 * extent / (config.resolution - 1)
     shell = (target.abs() < 3.0 * voxel).nonzero() * voxel - extent  # [K, 3]
@@ -64,6 +102,11 @@ def _teach(
         points = torch.cat([uniform, (shell[chosen] + jitter).clamp(-extent, extent)])
         output = model.implicit_network(points)
         loss = (output.sdf - interpolate(target, points / extent)).abs().mean() + 0.01 * eikonal_loss(output.gradient)
+        if stereo is not None and len(stereo.points):
+            seen = torch.randint(len(stereo.points), (config.points // 4,), generator=generator, device=device)
+            there = model.implicit_network(stereo.points[seen])
+            turned = (there.gradient - stereo.normals[seen]).square().sum(dim=-1)
+            loss = loss + there.sdf.abs().mean() + SEEN_NORMAL * (turned + 1e-12).sqrt().mean()
         optimisers.zero_grad()
         loss.backward()
         optimisers.step()

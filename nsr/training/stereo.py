@@ -7,50 +7,72 @@ depths in the hull. Kept are depths on which several views agree, and carved is 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nsr.datasets.pyramid import grey_pyramid, level_cameras
-from nsr.geometry.cameras import pixel_rays, project_all, ray_sphere
+from nsr.datasets.pyramid import grey_pyramid
+from nsr.geometry.cameras import level_cameras, pixel_rays, project_all, ray_sphere
 from nsr.geometry.source_views import source_views
 from nsr.geometry.visual_hull import grid_axis
 from nsr.geometry.voxels import Voxels
 from nsr.ops.patch_ncc import patch_images, patch_ncc
+from nsr.training.patch_match import PatchMatch
 from nsr.training.settings import PhotometricConfig
-from nsr.types import Rays, Scene
+from nsr.types import Scene
 
 WIDTH = 400  # pixels, roughly, of the images that are compared
 RAYS = 60_000  # swept, roughly, in all views
 STEP = 1.25  # voxels between the depths tried
-MATCHED = 0.6  # mean NCC of the best sources from which a depth counts
-UNIQUE = 0.05  # by how much it must exceed the NCC at all depths more than NEAR steps away
+MATCHED = 0.8  # score, see PlaneSweep.score, from which a depth counts
+UNIQUE = 0.05  # by how much it must exceed the scores at all depths more than NEAR steps away
 NEAR = 3
-AGREEING = 2  # sources that must have found the same depth, to two steps
+FEWER = 0.15  # what each source costs that a score does without
+AGREEING = 1  # sources that must have found the same depth, to TOLERANCE voxels
+TOLERANCE = 1.0
 MARGIN = 1.5  # voxels in front of a depth that stay
 WITNESSES = 2  # views that must see a voxel as free
-CLEARANCE = 2  # carved voxels next to what was left that may have been carved wrongly
 SUPPORT = 0.1  # depths found per surface voxel of a piece of the hull, under which it may be a remnant
 ALONE = 0.5  # share of the rays through such a piece that see nothing else of the object, from which it stays
 
 
-@torch.no_grad()
-def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig) -> tuple[Voxels, Voxels]:
-    """The visual hull (see nsr.geometry.visual_hull.carve) without what the photographs see through and what that cut off;
-    and what they see through, but for CLEARANCE voxels around the former.
+@dataclass(frozen=True)
+class StereoStart:
+    """What stereo makes of a visual hull: what is left of it, what of it the views see through, and places on the surface.
+    The remnants that seeing through cut off are in neither.
 
-    Patches are compared as the photometric term compares them: config gives sources, min_angle, best, fine_patch and min_std.
+    points, normals: [P, 3], scene frame; the normals are of unit length and point outwards.
+    """
+
+    surface: Voxels
+    seen_through: Voxels
+    points: Float[Tensor, "P 3"]
+    normals: Float[Tensor, "P 3"]
+
+
+@torch.no_grad()
+def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig, generator: torch.Generator) -> StereoStart:
+    """The visual hull (see nsr.geometry.visual_hull.carve) without what the photographs see through and what that cut off.
+
+    Patches are compared as the photometric term
+    compares them: config gives sources, min_angle, best, fine_patch and min_std.
     """
     sweep = PlaneSweep(scene, config, hull)
-    depths = sweep.consistent(sweep.depths())
+    tried, scores = sweep.scores()
+    planes = PatchMatch(sweep, tried.gather(1, scores.argmax(dim=1, keepdim=True))[:, 0], generator)
+    planes.refine()
+    depths = sweep.consistent(sweep.maps(sweep.matched(planes.distance, planes.score, tried, scores)))
+    # Planes that matched as the sweep has tried them are known to a step only, and nothing is known of their tilt.
+    found = depths[sweep.swept].isfinite() & (planes.normal != -sweep.rays.directions).any(dim=-1)
+    points, normals = sweep.rays.at(planes.distance)[found], planes.normal[found]
     carved = sweep.carve(depths)
     if not carved.occupied.any():
-        return hull, replace(hull, occupied=torch.zeros_like(hull.occupied))
-    surface = sweep.without_remnants(carved, depths)
-    return surface, replace(hull, occupied=hull.occupied & ~carved.occupied & ~surface.grown(CLEARANCE).occupied)
+        return StereoStart(hull, replace(hull, occupied=torch.zeros_like(hull.occupied)), points[:0], normals[:0])
+    seen_through = replace(hull, occupied=hull.occupied & ~carved.occupied)
+    return StereoStart(sweep.without_remnants(carved, depths), seen_through, points, normals)
 
 
 class PlaneSweep:
@@ -71,53 +93,82 @@ class PlaneSweep:
         self.sources = source_views(scene.cameras, config.sources, config.min_angle)
         self.stride = max(round(math.sqrt(grey.isfinite().sum().item() / rays)), 1)  # pixels between rays
         self.swept = grey[:, :: self.stride, :: self.stride].isfinite()  # [V, h, w] the rays that see the object
+        self._number_rays()
 
-    def depths(self) -> Float[Tensor, "V h w"]:
-        """The distance at which each ray's patch matches best, NaN where it matches nowhere in the hull."""
-        found = torch.full(self.swept.shape, torch.nan, device=self.axis.device)
-        for view in range(len(found)):
-            found[view, self.swept[view]] = self._sweep(view)
-        return found
+    def _number_rays(self) -> None:
+        """Lists the rays of `swept`, which may have been restricted since."""
+        self.view, row, column = self.swept.nonzero().T  # of the N of them, [N]
+        self.pixels = torch.stack([column, row], dim=-1) * float(self.stride)
+        self.rays = pixel_rays(self.cameras, self.view, self.pixels)
 
-    def _sweep(self, view: int) -> Tensor:
-        """[N] of the N swept rays of one view."""
-        config = self.config
-        pixels, rays = self._rays(view)
-        distance, usable = self._candidates(rays)  # [N, T]
-        tries = torch.arange(distance.shape[1], device=distance.device)
-        points = rays.origins[:, None] + distance[..., None] * rays.directions[:, None]
-        ray, sample = usable.nonzero().T
-        views = torch.full_like(ray, view)
+    def score(
+        self, distance: Float[Tensor, " M"], normals: Float[Tensor, "M 3"], which: Int[Tensor, " M"]
+    ) -> Float[Tensor, " M"]:
+        """How well planes at a distance along the rays `which` match: the mean NCC, in [-1, 1], of the best sources.
+
+        What few views see has few sources: where fewer match much better, their mean counts, at a discount of FEWER for each.
+        """
+        points = self.rays.origins[which] + distance[:, None] * self.rays.directions[which]
+        view, config = self.view[which], self.config
         ncc, valid = patch_ncc(
-            points[ray, sample],
-            -rays.directions[ray],
-            pixels[ray],
-            views,
-            self.sources[views],
-            self.images,
-            config.fine_patch,
-            config.min_std,
+            points, normals, self.pixels[which], view, self.sources[view], self.images, config.fine_patch, config.min_std
         )
-        best = torch.where(valid, ncc, -1.0).topk(min(config.best, ncc.shape[1]), dim=1).values.mean(dim=1)
-        scores = torch.full_like(distance, -1.0)
-        scores[ray, sample] = best
-        score, chosen = scores.max(dim=1, keepdim=True)
-        # Smooth shading and repeated patterns match at many depths, and in all views alike.
-        rival = scores.masked_fill((tries - chosen).abs() <= NEAR, -1.0).amax(dim=1, keepdim=True)
-        found = (score > MATCHED) & (score > rival + UNIQUE)
-        return torch.where(found, distance.gather(1, chosen), torch.nan)[:, 0]
+        best = torch.where(valid, ncc, -1.0).topk(min(config.best, ncc.shape[1]), dim=1).values
+        count = torch.arange(1, best.shape[1] + 1, device=best.device)
+        return (best.cumsum(dim=1) / count - FEWER * (best.shape[1] - count)).amax(dim=1).clamp_min(-1.0)
 
-    def _candidates(self, rays: Rays) -> tuple[Float[Tensor, "N T"], Bool[Tensor, "N T"]]:
-        """The distances to try along rays, nearest first, and which of them are worth it."""
-        near, _, _ = ray_sphere(rays, self.hull.extent)
+    def scores(self) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"]]:
+        """Distances tried along each ray, and the scores of planes there that face it; -1 where they are not worth it."""
+        tried = self._tried()
+        scores = torch.full_like(tried, -1.0)
+        for view in range(len(self.swept)):  # at once, the points would take hundreds of megabytes
+            own = self._of_view(view)
+            ray, sample = self._usable(own, tried[own]).nonzero().T
+            which = own.start + ray
+            scores[which, sample] = self.score(tried[which, sample], -self.rays.directions[which], which)
+        return tried, scores
+
+    def matched(
+        self,
+        distance: Float[Tensor, " N"],
+        score: Float[Tensor, " N"],
+        tried: Float[Tensor, "N T"],
+        scores: Float[Tensor, "N T"],
+        least: float = MATCHED,
+    ) -> Float[Tensor, " N"]:
+        """The distances whose planes match, better than least, and have no rival along their rays; the others are NaN."""
+        # Smooth shading and repeated patterns match at many depths, and in all views alike.
+        nearest = (tried - distance[:, None]).abs().argmin(dim=1, keepdim=True)  # distances not tried are infinite
+        beside = (torch.arange(tried.shape[1], device=tried.device) - nearest).abs() <= NEAR
+        rival = scores.masked_fill(beside, -1.0).amax(dim=1)
+        return torch.where((score > least) & (score > rival + UNIQUE), distance, torch.nan)
+
+    def depths(self, least: float = MATCHED) -> Float[Tensor, "V h w"]:
+        """The distance at which a plane that faces each ray matches best, NaN where none does."""
+        tried, scores = self.scores()
+        score, chosen = scores.max(dim=1, keepdim=True)
+        return self.maps(self.matched(tried.gather(1, chosen)[:, 0], score[:, 0], tried, scores, least))
+
+    def maps(self, distance: Float[Tensor, " N"]) -> Float[Tensor, "V h w"]:
+        """Values of the swept rays in the grids of their views, NaN elsewhere."""
+        maps = torch.full(self.swept.shape, torch.nan, device=distance.device)
+        maps[self.swept] = distance
+        return maps
+
+    def _tried(self) -> Float[Tensor, "N T"]:
+        """The distances to try along the rays, nearest first."""
+        near, _, _ = ray_sphere(self.rays, self.hull.extent)
         step = STEP * self.hull.size
-        tries = torch.arange(int(2.0 * self.hull.extent / step), device=near.device)
-        distance = near[:, None] + (tries + 0.5) * step
-        return distance, self.hull.contain(rays.origins[:, None] + distance[..., None] * rays.directions[:, None])
+        return near[:, None] + (torch.arange(int(2.0 * self.hull.extent / step), device=near.device) + 0.5) * step
+
+    def _usable(self, which: slice, tried: Float[Tensor, "M T"]) -> Bool[Tensor, "M T"]:
+        """Which distances are worth trying along some of the rays."""
+        rays = self.rays[which]
+        return self.hull.contain(rays.origins[:, None] + tried[..., None] * rays.directions[:, None])
 
     def _tolerance(self, view: int, distance: Tensor) -> Tensor | float:
         """By how much depths may differ, at a distance from the camera of a view, that are taken for the same."""
-        return 2.0 * STEP * self.hull.size
+        return TOLERANCE * self.hull.size
 
     def consistent(self, depths: Float[Tensor, "V h w"], least: int = AGREEING) -> Float[Tensor, "V h w"]:
         """The depths at whose points at least so many of the sources have found the same; the others are NaN."""
@@ -180,15 +231,14 @@ class PlaneSweep:
             alone += piece_of[inside & ~covered[ray]].bincount(minlength=len(stays))
         return ((alone >= ALONE * seen) & (seen > 0))[piece] & (piece > 0)
 
-    def _rays(self, view: int) -> tuple[Tensor, Rays]:
-        """Pixels [N, 2] and rays of the N swept rays of a view."""
-        v, u = self.swept[view].nonzero().T
-        pixels = torch.stack([u, v], dim=-1) * float(self.stride)
-        return pixels, pixel_rays(self.cameras, torch.full_like(u, view), pixels)
+    def _of_view(self, view: int) -> slice:
+        """Which of the N rays are a view's."""
+        first, last = torch.searchsorted(self.view, torch.tensor([view, view + 1], device=self.view.device)).tolist()
+        return slice(first, last)
 
     def _points(self, view: int, depths: Tensor) -> Tensor:
         """[N, 3] what the swept rays of a view see; NaN where that is not known."""
-        return self._rays(view)[1].at(depths[view, self.swept[view]])
+        return self.rays[self._of_view(view)].at(depths[view, self.swept[view]])
 
     def _look_up(self, view: int, points: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
         """What a view has found in the direction of points [N, 3], NaN where nothing, and how far away the points are."""

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from nsr.config import to_tree
+from nsr.datasets.mask_disputes import mended
 from nsr.datasets.sampling import PixelBatch, PixelSampler
 from nsr.geometry.cameras import pixel_rays
 from nsr.geometry.poses import TrainableCameras
 from nsr.geometry.voxels import Voxels
+from nsr.models.exposure import AffineExposure
 from nsr.models.idr import IDRModel, TrainingOutput
 from nsr.models.losses import idr_losses
 from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
@@ -34,6 +36,10 @@ class Trainer:
     """One run over one scene. `scene` holds the training views only, on the device to train on."""
 
     def __init__(self, config: Config, scene: Scene, *, seed: int = 0, train_cameras: bool = False, meta: dict | None = None):
+        left_out = None
+        if config.start.max_misses > 0:
+            radius = config.model.ray_tracer.radius
+            scene, left_out = mended(scene, config.start.max_misses, config.start.resolution, radius)
         self.config, self.scene, self.seed = config, scene, seed
         self.meta = meta or {}  # what the run folder's readers need beside the state: data folder, views, world frame
         self.device = scene.images.device
@@ -47,10 +53,13 @@ class Trainer:
             uniform_share=config.sampling.uniform_fraction,
             band_px=round(config.sampling.band_fraction * scene.cameras.width),
             device=self.device,
+            left_out=left_out,
         )
         self.photometric = PhotometricTerm(scene, config.photometric) if config.loss.photometric_weight > 0 else None
         self.rays = config.sampling.rays  # per step; halved when memory runs out
-        self.optimisers = Optimisers(self.model, self.poses, config.train)
+        self.exposure = AffineExposure(len(scene)).to(self.device) if config.exposure.type == "affine" else None
+        exposure = (self.exposure, config.exposure.learning_rate) if self.exposure is not None else None
+        self.optimisers = Optimisers(self.model, self.poses, config.train, exposure)
         self.clock = Clock(config.train, steps_per_epoch=len(scene))
         self.guard = BadStepGuard(config.train.max_bad_steps)
         self.rays_seen = 0
@@ -65,12 +74,18 @@ class Trainer:
         show_detail(self.model, config.train, progress)
         of_shape = shape_rate_factor(config.train, self.clock.step)
         self.optimisers.set_rate_factor(learning_rate_factor(config.train, epoch, progress), of_shape)
+        self.optimisers.set_camera_rate_factor(config.train.lr_final_cam**progress)
         draw = self.sampler.draw_from_image if config.sampling.mode == "image" else self.sampler.draw
         batch = draw(self.rays)
         output = self._forward(batch)
         photometric = None
         if self.photometric is not None:
+            if self.poses is not None:
+                with torch.no_grad():
+                    self.photometric.follow(self.cameras())
             photometric = self.photometric(self.model, batch, output, self.clock.step)
+        if self.exposure is not None:
+            output = output._replace(rgb=self.exposure(output.rgb, batch.view[output.surface]))
         losses = idr_losses(
             output,
             batch.rgb,
@@ -80,6 +95,9 @@ class Trainer:
             progress=progress,
             photometric=photometric,
         )
+        if self.exposure is not None:
+            losses["exposure"] = self.exposure.penalty()
+            losses["loss"] = losses["loss"] + config.exposure.weight * losses["exposure"]
         self.optimisers.zero_grad()
         losses["loss"].backward()
         # A gradient that is not finite anywhere is not finite in the layers behind the tables, which are quick to look at.
@@ -157,6 +175,7 @@ class Trainer:
             free_space = start_from_hull(self.model, self.scene, self.config, self.generator)
             if self.poses is None:  # what wrong cameras saw must not bind the corrected ones
                 self.free_space = free_space
+        self.clock.begin()
         self.clock.pause()
         self.started = True
 
@@ -196,6 +215,7 @@ class Trainer:
             "generator": self.generator.get_state(),
             "clock": self.clock.state_dict(),
             "poses": self.poses.state_dict() if self.poses is not None else None,
+            "exposure": self.exposure.state_dict() if self.exposure is not None else None,
             "cameras": {
                 "intrinsics": cameras.intrinsics,
                 "camera_to_world": cameras.camera_to_world.detach(),
@@ -227,6 +247,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.poses is not None and state["poses"] is not None:
             self.poses.load_state_dict(state["poses"])
+        if self.exposure is not None:
+            self.exposure.load_state_dict(state["exposure"])
         self.optimisers.load_state_dict(state["optimisers"])
         self.sampler.load_state_dict(state["sampler"])
         self.generator.set_state(state["generator"].cpu())

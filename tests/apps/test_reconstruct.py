@@ -92,6 +92,35 @@ def test_metrics_hold_every_promised_figure(results):
     assert 0.9 < figures["normal_consistency_all"] <= 1
 
 
+@pytest.mark.parametrize("unseen", ["mark", "trim"])
+def test_unseen_surface_of_a_finished_run(results, tmp_path, unseen, capsys):
+    """The run of `results` without its report is finished by the same command, with what fewer than four of five views see."""
+    out = Path(shutil.copytree(results, tmp_path / "out"))
+    (out / "report.html").unlink()
+    files = results.parents[1]
+    command = ["reconstruct", files / "ball", "--conf", files / "tiny.conf", "--out", out, "--resolution", 32, "--seed", 4]
+    command += ["--holdout", 1, "--budget", 2, "--gt", files / "truth.ply", "--unseen", unseen, "--min-views"]
+    assert main([str(argument) for argument in [*command, 6]]) == 2
+    assert "--min-views 6: expected 1 to 5" in capsys.readouterr().err
+    assert main([str(argument) for argument in [*command, 3]]) == 0
+    whole, mesh, figures = load_mesh(results / "mesh.ply"), load_mesh(out / "mesh.ply"), metrics(out)
+    assert whole.is_watertight
+    assert mesh.is_watertight == (unseen == "mark")
+    assert 10 < figures["seen_area_percent"] < 90
+    for name in DISTANCES:  # of the whole mesh, whatever was written
+        assert figures[name] == metrics(results)[name], name
+    page = (out / "report.html").read_text()
+    if unseen == "mark":
+        assert np.allclose(mesh.vertices, whole.vertices)
+        assert "hatched: surface that fewer than 3 training views saw" in page
+        assert "trimmed" not in figures
+    else:
+        assert mesh.area == pytest.approx(whole.area * figures["kept_area_percent"] / 100, rel=1e-3)
+        assert figures["trimmed"].keys() >= DISTANCES
+        assert figures["trimmed"]["completeness_percent_all"] > figures["completeness_percent_all"]
+        assert "was cut away" in page
+
+
 def test_eval_measures_the_same_again(results, tmp_path):
     out = tmp_path / "again.json"
     truth = results.parents[1] / "truth.ply"

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from PIL import Image
 from support.painted_ball import RADIUS, WORLD_FROM_SCENE, PaintedBall, photographs, ring_of_cameras
 
 from nsr.apps.eval import CAMERAS, MESH, RENDERING
 from nsr.apps.main import main
+from nsr.geometry.meshes import load_mesh, vertex_colors
+from nsr.models.exposure import AffineExposure
 from nsr.training.results import run_figures
+from nsr.utils.errors import DataError
 
 VIEWS, TRAINED, HELD_OUT = 6, [0, 1, 2, 4, 5], [3]
 
@@ -36,6 +42,7 @@ def run(tmp_path, monkeypatch):
         train_views=TRAINED,
         holdout_views=HELD_OUT,
         aligned=False,
+        exposure=None,
         load_scene=lambda: scene,
     )
     opened.folder.mkdir()
@@ -62,6 +69,47 @@ def test_mesh_has_a_default_place(run):
     assert (run.folder / "mesh.ply").is_file()
 
 
+@pytest.mark.parametrize("with_photographs", [True, False])
+def test_mesh_marks_and_trims_what_the_ring_of_cameras_does_not_see(run, tmp_path, capsys, with_photographs):
+    """Of a ball, cameras three radii off in the plane z = 0 see neither pole; masks add nothing, where they are right."""
+    if not with_photographs:
+        run.load_scene = raises_data_error
+    marked, trimmed = tmp_path / "marked.ply", tmp_path / "trimmed.ply"
+    command = ["mesh", str(run.folder), "--resolution", "64", "--unseen"]
+    assert main([*command, "mark", "--out", str(marked)]) == 0
+    assert main([*command, "trim", "--out", str(trimmed)]) == 0
+    printed = capsys.readouterr().out
+    assert ("by the cameras alone: no photographs" in printed) == (not with_photographs)
+    share = float(re.search(r"seen by 1 or more training views: ([\d.]+) %", printed)[1])
+    # From three radii a cap of cos > 1/3 is seen: of all heights up to sqrt(8)/3, and up to 0.75 around the held-out view.
+    assert 80 < share < 100 * 8**0.5 / 3
+    height = np.abs(load_mesh(trimmed).vertices[:, 2] - WORLD_FROM_SCENE[2, 3]) / (50 * RADIUS)
+    assert height.max() == pytest.approx(8**0.5 / 3, abs=0.02)
+    whole = load_mesh(marked)
+    assert whole.is_watertight
+    grey = (vertex_colors(whole)[:, :3] == 128).all(axis=1)
+    height = np.abs(whole.vertices[:, 2] - WORLD_FROM_SCENE[2, 3]) / (50 * RADIUS)
+    assert grey[height > 0.97].all()
+    assert not grey[height < 0.6].any()
+
+
+def raises_data_error():
+    raise DataError("no photographs")
+
+
+def test_mesh_refuses_what_cannot_be(run, capsys):
+    mesh = ["mesh", str(run.folder), "--resolution", "16"]
+    assert main([*mesh, "--unseen", "trim", "--min-views", "6"]) == 2
+    assert "--min-views 6: expected 1 to 5, the number of training views" in capsys.readouterr().err
+    assert main([*mesh, "--unseen", "mark", "--no-color", "--out", str(run.folder / "mesh.glb")]) == 2
+    assert "only .ply can tell without colours" in capsys.readouterr().err
+    assert main([*mesh, "--unseen", "mark", "--no-color"]) == 0
+    assert b"property uchar views" in (run.folder / "mesh.ply").read_bytes()
+    assert main([*mesh, "--unseen", "trim", "--min-views", "5", "--out", str(run.folder / "none.ply")]) == 3
+    assert "5 of the views see, found none" in capsys.readouterr().err
+    assert not (run.folder / "none.ply").exists()
+
+
 def test_render_training_views_as_pictures(run):
     assert main(["render", str(run.folder), "--what", "rgb", "normal"]) == 0
     files = sorted(path.name for path in (run.folder / "renders").iterdir())
@@ -77,6 +125,22 @@ def test_render_chosen_views_at_half_size(run, tmp_path):
     assert main(["render", str(run.folder), "--views", "0,3", "--scale", "0.5", "--out", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["view_0000.png", "view_0003.png"]
     assert Image.open(out / "view_0003.png").size == (20, 15)
+
+
+def test_render_in_the_exposure_of_each_photograph(run, tmp_path, capsys):
+    folder = str(run.folder)
+    assert main(["render", folder, "--own_exposure"]) == 2
+    assert "has learned no exposures" in capsys.readouterr().err
+    run.exposure = AffineExposure(len(TRAINED)).requires_grad_(False)
+    run.exposure.deviation[1, :, 3] = 0.1  # view 1 is brighter by 0.1, but for the mean over the five views
+    assert main(["render", folder, "--turntable", "2", "--own_exposure"]) == 2
+    for options, out in (([], "mean"), (["--own_exposure"], "own")):
+        assert main(["render", folder, "--views", "1,3,4", *options, "--out", str(tmp_path / out)]) == 0
+    for view, change in ((1, 0.08), (3, 0.0), (4, -0.02)):  # view 3 was held out
+        mean, own = (np.array(Image.open(tmp_path / out / f"view_{view:04d}.png")).astype(float) for out in ("mean", "own"))
+        hit = (mean < 255).any(axis=-1) & (mean.max(axis=-1) < 220)
+        assert (own - mean)[hit].mean() / 255 == pytest.approx(change, abs=0.003)
+        assert (own[mean.min(axis=-1) == 255] == 255).all()  # the background stays white
 
 
 @pytest.mark.parametrize("path", ["--spline", "--turntable"])
@@ -108,6 +172,21 @@ def test_eval_measures_what_is_asked(run, tmp_path, capsys):
     assert "psnr" in capsys.readouterr().out
     figures = {"checkpoint": "0123abcd", "steps": 700, "rays": 9000, "train_seconds": 12.5, "seed": 3, "views": len(TRAINED)}
     assert figures.items() <= metrics.items()
+
+
+def test_eval_corrects_colours_where_exposures_were_learned(run):
+    metrics = run.folder / "metrics.json"
+    assert main(["eval", str(run.folder), "--eval_rendering"]) == 0
+    assert "psnr_affine" not in json.loads(metrics.read_text())
+    run.exposure = AffineExposure(len(TRAINED))
+    scene = run.load_scene()
+    darker = replace(scene, images=(0.6 * scene.images).to(torch.uint8))
+    run.load_scene = lambda: darker
+    assert main(["eval", str(run.folder), "--eval_rendering"]) == 0
+    figures = json.loads(metrics.read_text())
+    assert figures["psnr"] < 20
+    assert figures["psnr_affine"] > 45
+    assert figures["per_view"]["003"]["psnr_affine"] == pytest.approx(figures["psnr_affine"])
 
 
 def test_eval_keeps_what_it_does_not_measure_of_the_same_checkpoint_alone(run, capsys):

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "models": {"encoders", "ops", "geometry"},
     "encoders": {"ops"},
     "datasets": {"geometry"},
-    "geometry": set(),
+    "geometry": {"ops"},
     "ops": {"_ext"},
     "_ext": set(),
     "types": set(),

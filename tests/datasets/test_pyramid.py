@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from nsr.datasets.pyramid import LUMA, grey_pyramid, level_cameras
-from nsr.geometry.cameras import project
+from nsr.datasets.pyramid import LUMA, grey_pyramid
+from nsr.geometry.cameras import level_cameras, project
 from tests.support.painted_ball import PaintedBall, photographs, ring_of_cameras
 
 

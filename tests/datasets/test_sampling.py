@@ -120,3 +120,46 @@ def test_dilate_is_a_square_window(radius):
 def test_bad_shares_are_refused():
     with pytest.raises(ValueError, match="shares"):
         PixelSampler(SCENE, inside_share=0.8, uniform_share=0.3)
+
+
+@pytest.mark.parametrize("method", ["draw", "draw_from_image"])
+def test_left_out_pixels_are_never_drawn(method):
+    left_out = torch.zeros_like(SCENE.masks, dtype=torch.bool)
+    left_out[2, 10:30, 5:50] = left_out[5, :, :55] = True
+    sampler = PixelSampler(SCENE, inside_share=0.4, uniform_share=0.3, left_out=left_out)
+    seen = torch.zeros(7, dtype=torch.long)
+    for _ in range(21):
+        batch = getattr(sampler, method)(500)
+        assert len(batch) == 500
+        column, row = batch.pixels.long().unbind(-1)
+        assert not left_out[batch.view, row, column].any()
+        rgb, _ = values_at(batch)
+        torch.testing.assert_close(batch.rgb, rgb)
+        seen += batch.view.bincount(minlength=7)
+    assert (seen > 0).all()
+    if method == "draw_from_image":
+        assert (seen == 1500).all()
+
+
+def test_leaving_nothing_out_changes_nothing():
+    nothing = torch.zeros_like(SCENE.masks, dtype=torch.bool)
+    assert torch.equal(PixelSampler(SCENE, left_out=nothing).draw(99).pixels, PixelSampler(SCENE).draw(99).pixels)
+
+
+def test_no_pixel_left_in_a_view():
+    left_out = torch.zeros_like(SCENE.masks, dtype=torch.bool)
+    left_out[1] = True
+    with pytest.raises(ValueError, match="no pixel of some view"):
+        PixelSampler(SCENE, left_out=left_out)
+
+
+def test_the_image_border_is_no_silhouette():
+    """The band lies along the object's outline alone, not where the border cuts it."""
+    masks = torch.zeros_like(SCENE.masks)
+    masks[:, 10:, 20:40] = 255  # leaves the image below
+    batch = PixelSampler(replace(SCENE, masks=masks), inside_share=0.0, uniform_share=0.0, band_px=4).draw(4000)
+    column, row = batch.pixels.unbind(-1)
+    assert (batch.mask == 0).all()
+    assert ((row >= 6) & (column >= 16) & (column < 44)).all()
+    below = ((row == SCENE.cameras.height - 1) & (column >= 20) & (column < 40)).sum()
+    assert below == 0

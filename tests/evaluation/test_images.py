@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nsr.evaluation.images import image_metrics, masked_psnr, masked_ssim, silhouette_iou
+from nsr.evaluation.images import affine_corrected, image_metrics, masked_psnr, masked_ssim, silhouette_iou
 from nsr.utils.errors import DataError, ExtensionError
 
 
@@ -30,6 +30,17 @@ def test_psnr_of_a_constant_offset(picture, mask):
     rendered = picture + np.where(mask, 0.1, 0.7)[..., None]
     assert masked_psnr(rendered, picture, mask) == pytest.approx(20)
     assert masked_psnr(picture, picture, mask) == float("inf")
+
+
+def test_an_affine_change_of_colours_is_taken_out(picture, mask):
+    map_ = np.array([[0.5, 0.1, 0.0], [0.0, 0.6, 0.1], [0.05, 0.0, 0.7]])
+    taken = picture @ map_.T + [0.05, -0.02, 0.1]
+    assert masked_psnr(picture, taken, mask) < 20
+    assert masked_psnr(affine_corrected(picture, taken, mask), taken, mask) > 100
+    # What is outside the mask has no part in the map.
+    assert masked_psnr(affine_corrected(picture, np.where(mask[..., None], taken, 0.0), mask), taken, mask) > 100
+    noise = np.random.default_rng(0).normal(0, 0.1, picture.shape)
+    assert masked_psnr(affine_corrected(picture + noise, taken, mask), taken, mask) < 30
 
 
 def test_ssim_of_a_change_of_contrast(picture, mask):

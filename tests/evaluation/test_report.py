@@ -13,6 +13,7 @@ from PIL import Image
 
 from nsr.evaluation.report import error_heatmap, preview_picture, render_mesh, write_metrics, write_report
 from nsr.geometry.meshes import new_mesh
+from nsr.geometry.unseen import SEEN
 from nsr.types import Cameras
 from nsr.utils.errors import DataError
 
@@ -23,6 +24,11 @@ def front_camera() -> Cameras:
     pose[2, 3] = 4
     intrinsics = torch.tensor([[100.0, 0, 40], [0, 100, 30], [0, 0, 1]])
     return Cameras(intrinsics[None], pose[None], 81, 61)
+
+
+def scale_up(cameras: Cameras, factor: int) -> Cameras:
+    intrinsics = torch.diag(torch.tensor([factor, factor, 1.0])) @ cameras.intrinsics
+    return Cameras(intrinsics, cameras.camera_to_world, factor * cameras.width, factor * cameras.height)
 
 
 class TestMetrics:
@@ -81,6 +87,23 @@ class TestRenderMesh:
         assert picture[20, 40, 1] > picture[30, 40, 1] > picture[40, 40, 1]
         assert np.abs(picture[30, 40] - [128, 128, 255]).max() <= 2
         assert (picture[0, 0] == 255).all()
+
+    def test_marked_surface_is_hatched(self):
+        """The left half of a ball is marked: there half of the pixels are darker, on stripes; the right half stays."""
+        plain = trimesh.creation.icosphere(5)
+        seen = (plain.vertices[:, 0] > 0).astype(np.uint8)
+        colors = np.full((len(seen), 3), 200, dtype=np.uint8)
+        marked = new_mesh(plain.vertices, plain.faces, colors, {SEEN: seen})
+        camera = scale_up(front_camera(), 4)
+        picture = render_mesh(marked, camera, surface="colors")[..., 0]
+        assert (picture[122, 190:240] == 200).all()
+        assert (picture[122, 80:130] == 120).mean() == pytest.approx(0.5, abs=0.2)
+        assert (picture[122, 80:130] == 200).mean() == pytest.approx(0.5, abs=0.2)
+        clay = [render_mesh(mesh, camera) for mesh in (marked, plain)]
+        assert np.array_equal(clay[0][:, 170:], clay[1][:, 170:])
+        assert (clay[0][122, 80:130] < clay[1][122, 80:130]).mean() == pytest.approx(0.5, abs=0.2)
+        normals = [render_mesh(mesh, camera, surface="normals") for mesh in (marked, plain)]
+        assert np.array_equal(*normals)
 
     def test_normals_in_the_frame_of_the_camera(self):
         picture = render_mesh(trimesh.creation.icosphere(4), front_camera(), surface="normals").astype(int)

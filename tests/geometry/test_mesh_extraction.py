@@ -101,6 +101,13 @@ class TestExtraction:
         assert mesh.is_watertight
         assert mesh.volume == pytest.approx(2 / 3 * np.pi, rel=0.02)
 
+    @pytest.mark.parametrize("radius", [1.0, 1.1, 1.2, 1.37])
+    def test_clipped_solid_is_closed_where_the_ball_touches_the_cube(self, radius):
+        """At 30 cells the poles are vertices of the grid, and rounding decides on which side of the ball they lie."""
+        mesh = extract_mesh(lambda x: x[:, 2].abs() - 0.1, resolution=30, extent=radius, clip_radius=radius)
+        assert mesh.is_watertight
+        assert mesh.bounds[1, 0] == pytest.approx(radius, abs=1e-3)
+
     def test_network_shaped_output_and_double(self):
         mesh = extract_mesh(lambda x: sphere(x.double())[:, None], resolution=32)
         assert mesh.is_watertight

@@ -30,3 +30,12 @@ def test_growing_reaches_along_all_axes_and_ends_at_the_border():
     expected = torch.zeros(9, 9, 9, dtype=torch.bool)
     expected[4:9, 0:4, 2:7] = True
     assert torch.equal(grown, expected)
+
+
+def test_shrinking_is_growing_of_what_is_not_occupied():
+    cells = torch.zeros(9, 9, 9, dtype=torch.bool)
+    cells[2:7, 2:7, 2:7] = True
+    expected = torch.zeros_like(cells)
+    expected[4, 4, 4] = True
+    assert torch.equal(Voxels(cells, 1.0).shrunk(2).occupied, expected)
+    assert torch.equal(Voxels(torch.ones_like(cells), 1.0).shrunk(2).occupied, torch.ones_like(cells))

@@ -2,10 +2,11 @@
 
 import math
 
+import pytest
 import torch
 
 from nsr.models.idr import TrainingOutput
-from nsr.models.losses import LossConfig, eikonal_loss, idr_losses, mask_loss, rgb_loss, smoothness_loss
+from nsr.models.losses import LossConfig, eikonal_loss, free_loss, idr_losses, mask_loss, rgb_loss, smoothness_loss
 
 
 def test_rgb_is_l1_in_idr_scale():
@@ -60,11 +61,18 @@ def test_a_surface_in_free_space_is_pushed_away_though_the_mask_shows_the_object
     sdf = torch.tensor([0.0, 0.0], requires_grad=True)
     nothing = torch.zeros(0, 3)
     neither, free = torch.tensor([[False, False], [True, False]])
-    output = TrainingOutput(neither, free, nothing, nothing, nothing, sdf, torch.ones(1, 3), nothing, nothing, 0)
+    output = TrainingOutput(neither, free, nothing, nothing, nothing, sdf, sdf[:0], torch.ones(1, 3), nothing, nothing, 0)
     terms = idr_losses(output, torch.zeros(2, 3), torch.ones(2), LossConfig(), alpha=50.0, progress=0.0)
     (grad,) = torch.autograd.grad(terms["mask"], sdf)
     assert grad[0] < 0  # f grows: the surface leaves
     assert grad[1] > 0
+
+
+def test_what_forms_in_empty_space_is_pushed_out():
+    sdf = torch.tensor([0.2, -0.1, -0.3], requires_grad=True)
+    free_loss(sdf).backward()
+    assert free_loss(sdf).item() == pytest.approx(0.4 / 3)
+    assert torch.equal(sdf.grad, torch.tensor([0.0, -1 / 3, -1 / 3]))
 
 
 def test_terms_are_weighted_and_some_fade():
@@ -76,6 +84,7 @@ def test_terms_are_weighted_and_some_fade():
         normal=torch.zeros(1, 3),
         rgb=torch.rand(1, 3, generator=generator),
         sdf=torch.tensor([0.0, 0.1]),
+        free_sdf=torch.tensor([0.3, -0.2]),
         gradient=torch.randn(6, 3, generator=generator),
         centre_gradient=torch.randn(1, 3, generator=generator),
         neighbour_gradient=torch.randn(1, 3, generator=generator),
@@ -87,6 +96,7 @@ def test_terms_are_weighted_and_some_fade():
         eikonal_weight=5.0,
         smoothness_weight=7.0,
         smoothness_final=0.1,
+        free_weight=13.0,
         photometric_weight=11.0,
         photometric_final=0.02,
         photometric_fade_from=0.5,
@@ -96,7 +106,26 @@ def test_terms_are_weighted_and_some_fade():
     for progress, smoothness, photometric in ((0.0, 7.0, 11.0), (0.5, 7.0 * 0.1**0.5, 11.0), (1.0, 0.7, 0.22)):
         terms = idr_losses(output, rgb, mask, config, alpha=50.0, progress=progress, photometric=seen)
         expected = 2 * terms["rgb"] + 3 * terms["mask"] + 5 * terms["eikonal"] + smoothness * terms["smoothness"]
+        assert terms["free"].item() == pytest.approx(0.1)
+        expected = expected + 13 * terms["free"]
         assert torch.allclose(terms["loss"], expected + photometric * seen)
         without = idr_losses(output, rgb, mask, config, alpha=50.0, progress=progress)
         assert "photometric" not in without
         assert torch.allclose(without["loss"], expected)
+
+
+def test_colours_mixed_with_the_background_may_be_left_out():
+    empty = torch.zeros(0, 3)
+    rgb = torch.tensor([[0.5, 0.5, 0.5], [0.2, 0.2, 0.2], [0.9, 0.1, 0.1]])
+    surface = torch.tensor([True, False, True, True])
+    photograph = torch.tensor([[0.5, 0.5, 0.4], [1.0, 1, 1], [0.0, 1.0, 0.0], [0.9, 0.1, 0.0]])
+    mask = torch.tensor([1.0, 0.0, 0.7, 1.0])
+    free = torch.zeros(4, dtype=torch.bool)
+    output = TrainingOutput(surface, free, empty, empty, rgb, torch.zeros(4), torch.ones(1, 3), empty, empty, 0)
+
+    def colour(least: float) -> float:
+        config = LossConfig(rgb_min_mask=least)
+        return idr_losses(output, photograph, mask, config, alpha=50.0, progress=0.0)["rgb"].item()
+
+    assert math.isclose(colour(0.99), 2 * (0.1 + 0.1) / 4, rel_tol=1e-5)
+    assert math.isclose(colour(0.5), 2 * (0.1 + 0.2 + 0.8 + 0.2 + 0.1) / 4, rel_tol=1e-5)

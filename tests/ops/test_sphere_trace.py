@@ -253,6 +253,25 @@ def test_nan_and_infinite_sdf_end_as_misses(backend, name, options):
 
 
 @pytest.mark.parametrize("name", ["native", "reference"])
+def test_a_step_too_long_by_rounding_ends(backend, name):
+    """The distances t of float32 are 2^-22 apart here: a step of 963.6 of them becomes one of 964, and ends on the surface."""
+    step, calls = 963.6 * 2.0**-22, 0
+
+    def staircase(x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        assert calls < 100, "the ray marches for ever"
+        t = x[:, 2] + 3
+        return torch.where(t < 2.2, 0.4, torch.where(t < 2.4001, step, 0.0))
+
+    rays = Rays(torch.tensor([[0.0, 0.0, -3.0]]), torch.tensor([[0.0, 0.0, 1.0]]))
+    with backend(name):
+        hits = trace(staircase, rays, TraceOptions(both_ends=False))
+    assert hits.hit.all()
+    torch.testing.assert_close(hits.distance, torch.tensor([2.4 + step]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["native", "reference"])
 @pytest.mark.parametrize("n", [0, 1])
 def test_no_ray_and_one_ray(backend, name, n):
     rays = Rays(torch.tensor([[0.0, 0.0, -3.0]])[:n], torch.tensor([[0.0, 0.0, 1.0]])[:n])

@@ -10,7 +10,8 @@ from support.idr_folder import write_folder
 from support.painted_ball import PaintedBall, photographs
 from support.two_balls import cameras_around
 
-from nsr.config import find_conf, load_tree, to_hocon
+from nsr.config import bind, find_conf, load_tree, to_hocon
+from nsr.training.settings import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 VIEWS, WIDTH, HEIGHT = 6, 32, 24
@@ -39,6 +40,12 @@ def write_tiny_conf(path: Path, *overrides: str) -> Path:
     tree, _ = load_tree(find_conf("instant"), [*_SMALL, *overrides])
     path.write_text(to_hocon(tree))
     return path
+
+
+def tiny_config(*overrides: str) -> Config:
+    """The same, bound."""
+    tree, source = load_tree(find_conf("instant"), [*_SMALL, *overrides])
+    return bind(Config, tree, source)
 
 
 def nsr_command(*arguments: object) -> tuple[list[str], dict[str, str]]:

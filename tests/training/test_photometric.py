@@ -53,8 +53,8 @@ def seen(scene, radius: float, rays: int = 400):
     discriminant = b**2 - camera_rays.origins.square().sum(-1) + radius**2
     surface = discriminant > 0.02  # nor at grazing angles
     points = camera_rays.at(-b - discriminant.clamp(min=0).sqrt())[surface].requires_grad_()
-    empty = torch.zeros(0, 3)
-    return batch, TrainingOutput(surface, ~surface, points, points / radius, empty, torch.zeros(rays), empty, empty, empty, 0)
+    empty, zeros = torch.zeros(0, 3), torch.zeros(rays)
+    return batch, TrainingOutput(surface, ~surface, points, points / radius, empty, zeros, zeros[:0], empty, empty, empty, 0)
 
 
 def test_it_is_least_on_the_true_surface(scene):

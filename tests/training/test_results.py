@@ -17,6 +17,7 @@ from nsr.training.results import (
     render_view,
     run_mesh,
     scale_cameras,
+    training_views,
     vertex_colors,
 )
 from nsr.training.run import reference_cameras
@@ -40,11 +41,27 @@ def test_the_mesh_is_the_ball_in_world_units_and_in_its_paint():
 
 
 def test_floaters_go_unless_asked_for_and_colours_can_be_left_out():
-    model = PaintedBall(floater=True)
-    alone = run_mesh(model, WORLD_FROM_SCENE, resolution=48, color=False)
-    both = run_mesh(model, WORLD_FROM_SCENE, resolution=48, all_components=True, color=False)
-    assert (alone.body_count, both.body_count) == (1, 2)
-    assert alone.visual.kind != "vertex"
+    """The floater is beside the ball in all views, and only the masks tell that it is no part of the object."""
+    model, cameras = PaintedBall(floater=True), ring_of_cameras(width=80, height=60)
+    cameras.intrinsics[:, :2, 2] += 16  # room above the ball
+    masks = photographs(cameras, PaintedBall()).masks
+
+    def mesh(**options):
+        return run_mesh(model, WORLD_FROM_SCENE, resolution=48, color=False, **options)
+
+    assert mesh(cameras=cameras, masks=masks).body_count == 1
+    assert mesh(cameras=cameras).body_count == 2
+    assert mesh().body_count == 1  # without cameras the largest piece stands for the object
+    assert mesh(cameras=cameras, masks=masks, all_components=True).body_count == 2
+    assert mesh().visual.kind != "vertex"
+
+
+def test_training_views_are_those_of_the_mesh_in_the_world():
+    """Far from the origin of the world single precision would be some metres off."""
+    far = WORLD_FROM_SCENE + np.array([[0, 0, 0, 4e8], [0] * 4, [0] * 4, [0] * 4])
+    run = SimpleNamespace(cameras=ring_of_cameras(), world_from_scene=far)
+    centers = run.cameras.centers.double().numpy() @ far[:3, :3].T + far[:3, 3]
+    assert np.allclose(training_views(run).cameras.centers.numpy(), centers, rtol=0, atol=1e-6)
 
 
 def test_colour_views():

@@ -74,9 +74,22 @@ def test_clock_ends_at_the_tighter_bound_and_does_not_count_pauses():
 
 def test_clock_state_survives():
     clock = Clock(TrainConfig(nepoch=4), steps_per_epoch=5)
-    clock.load_state_dict({"step": 7, "seconds": 12.5})
+    state = {"step": 7, "seconds": 12.5, "begun": 2.5}
+    clock.load_state_dict(state)
     assert (clock.epoch, clock.seconds, clock.progress) == (1, 12.5, 7 / 20)
-    assert clock.state_dict() == {"step": 7, "seconds": 12.5}
+    assert clock.state_dict() == state
+
+
+def test_what_the_start_takes_of_a_budget_is_not_progress():
+    clock = Clock(TrainConfig(nepoch=0, budget=20.0), steps_per_epoch=5)
+    clock.load_state_dict({"step": 0, "seconds": 12.0, "begun": 0.0})
+    clock.begin()
+    assert clock.progress == 0.0
+    clock.load_state_dict({"step": 9, "seconds": 14.0, "begun": 12.0})
+    assert clock.progress == 0.25
+    assert not clock.finished
+    clock.load_state_dict({"step": 0, "seconds": 21.0, "begun": 21.0})  # the start took it all
+    assert clock.finished
 
 
 def test_a_run_needs_an_end():

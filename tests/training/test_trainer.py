@@ -16,6 +16,7 @@ from nsr.models.losses import LossConfig
 from nsr.models.rendering_network import RenderingNetworkConfig
 from nsr.ops.sphere_trace import TraceOptions
 from nsr.training.settings import Config, SamplingConfig, StartConfig, TrainConfig
+from nsr.training.stereo import StereoStart
 from nsr.training.trainer import Trainer
 from nsr.types import Cameras, Scene
 from nsr.utils.errors import DataError, RetriableError, TrainingError
@@ -282,10 +283,14 @@ def test_what_stereo_saw_as_free_survives_a_checkpoint(tmp_path):
 
 
 def test_training_starts_from_what_stereo_leaves(monkeypatch):
-    def carve(hull, scene, config):
+    def carve(hull, scene, config, generator):
         inner = torch.linspace(-hull.extent, hull.extent, 32).square()
-        surface = inner[:, None, None] + inner[:, None] + inner < 0.35**2
-        return Voxels(surface, hull.extent), Voxels(hull.occupied & ~surface, hull.extent)
+        surface = inner[:, None, None] + inner[:, None] + inner < 0.25**2
+        seen_through = hull.occupied & ~surface
+        seen_through[16:] = False  # the other half has only been cut off
+        return StereoStart(
+            Voxels(surface, hull.extent), Voxels(seen_through, hull.extent), torch.zeros(0, 3), torch.zeros(0, 3)
+        )
 
     monkeypatch.setattr("nsr.training.start.carve_by_stereo", carve)
     start = StartConfig(type="stereo", resolution=32, steps=60, points=512)
@@ -293,10 +298,13 @@ def test_training_starts_from_what_stereo_leaves(monkeypatch):
     trainer.start()
     directions = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     with torch.no_grad():
-        assert (trainer.model.sdf(0.2 * directions) < 0).all()
+        assert (trainer.model.sdf(0.05 * directions) < 0).all()
         assert (trainer.model.sdf(0.5 * directions) > 0).all()  # inside the hull, whose radius is 0.6
-    assert trainer.free_space.contain(0.5 * directions).all()
-    assert not trainer.free_space.contain(0.2 * directions).any()
+    left = directions[:, 0] < -0.3
+    assert trainer.free_space.contain(0.5 * directions[left]).all()
+    assert not trainer.free_space.contain(0.5 * directions[directions[:, 0] > 0.3]).any()
+    assert trainer.free_space.contain(0.9 * directions).all()  # outside the hull
+    assert not trainer.free_space.contain(0.05 * directions).any()
 
 
 def test_the_shape_rate_slows_the_implicit_network_alone():

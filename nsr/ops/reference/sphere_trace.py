@@ -135,9 +135,10 @@ def _advance_front(options: SimpleNamespace, ray: SimpleNamespace, f: Tensor) ->
     _put(ray, first, orientation=torch.where(f < 0, -1, 1))
     g = f * ray.orientation
     step, safe_step = ray.t - ray.from_t, ray.from_g.clamp(min=options.min_step)
+    safe_t = ray.from_t + safe_step
     gap = (g.abs() + ray.from_g) * TOUCHING + options.min_step < step
-    undo = rest & ~first & (step > TOUCHING * safe_step) & gap
-    _put(ray, undo, t=ray.from_t + safe_step)
+    undo = rest & ~first & (step > TOUCHING * safe_step) & (safe_t < ray.t) & gap  # an undo that moves nothing never ends
+    _put(ray, undo, t=safe_t)
     alive |= undo
     rest = rest & ~undo
 

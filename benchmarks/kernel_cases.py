@@ -1,0 +1,323 @@
+"""What benchmarks/kernels.py measures: each native op on random data, with the operations and bytes that it cannot avoid.
+
+Counts are per call. N points, K pairs per point, L active levels, F features, C = L F, M weights of the hidden layers, O of the
+output layer. Lookups: the eight corners of a cell lie in four pairs along x, and a pair nearly always in one cache line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from floors import Cost, Gathers
+from torch import Tensor
+
+from nsr.config import bind, find_conf, load_tree
+from nsr.geometry.cameras import image_pixels
+from nsr.geometry.poses import look_at
+from nsr.geometry.visual_hull import carve
+from nsr.models.idr import IDRModel
+from nsr.ops.adam import adam_touched_
+from nsr.ops.color_network import ColorNetwork, color_network
+from nsr.ops.hash_grid import HashGridSpec, hash_grid, hash_grid_with_jacobian
+from nsr.ops.patch_ncc import patch_images, patch_ncc
+from nsr.ops.sdf_network import SdfNetwork, sdf_and_normal, sdf_network
+from nsr.ops.sphere_trace import TraceOptions, trace
+from nsr.ops.trace_sdf_network import trace_sdf_network
+from nsr.training.settings import Config
+from nsr.types import Cameras, Rays
+
+FLOAT = 4  # bytes
+CORNER_LINES = 4
+# Flops per feature of a cell: h; h and dh/dx (interpolate_cell of csrc/kernels/hash_grid.h).
+INTERPOLATE, INTERPOLATE_WITH_SLOPES = 21, 36
+LOCATE = 12  # flops per point and level
+SCATTER, SCATTER_WITH_SLOPES = 2, 12  # per corner and feature: a weight times a cotangent, added; corner_gradient
+ACTIVATE = 6  # per neuron: squareplus and its slope
+ADAM = 15  # per entry touched
+HARMONICS = 40  # per direction, degree 3
+WAVEFRONT_STATE = 2 * (12 * FLOAT + 7 * 4)  # bytes per evaluation: the state of a ray, read and written
+PATCH_SAMPLE, PATCH_SLOPES = 45, 25  # per sample of a pair: ray, plane, projection, interpolation, moments; their derivatives
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the ops are called: overrides of confs/instant.conf, then numbers of points, rays, and what photographs."""
+
+    overrides: tuple[str, ...] = ()
+    points: int = 4096  # of a step: rays, volume and neighbours
+    rays: int = 3072
+    patches: int = 512
+    sources: int = 6
+    images: tuple[int, int, int] = (40, 300, 400)  # V, H, W
+    hull: int = 128
+
+
+def _both_grids(*options: str) -> tuple[str, ...]:
+    grids = "model.implicit_network.encoder.hashgrid", "model.rendering_network.point_encoder.hashgrid"
+    return tuple(f"{grid}.{option}" for grid in grids for option in options)
+
+
+SIZES = {
+    "instant": Size(),
+    "large": Size(
+        (
+            *_both_grids("levels=16", "log2_table_size=19"),
+            "model.implicit_network.dims=[128, 128]",
+            "model.rendering_network.dims=[128, 128]",
+        ),
+        points=16384,
+        rays=8192,
+        patches=4096,
+        images=(49, 600, 800),
+        hull=256,
+    ),
+    "quick": Size(
+        _both_grids("levels=4", "log2_table_size=9"),
+        points=64,
+        rays=32,
+        patches=16,
+        sources=2,
+        images=(4, 24, 32),
+        hull=12,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """prepare() returns the call to be timed; it is called under the backend that is to serve it."""
+
+    name: str
+    prepare: Callable[[], Callable[[], object]]
+    cost: Cost
+
+
+class Inputs:
+    """The networks of a size and random inputs for them, on a device."""
+
+    def __init__(self, size: Size, device: str) -> None:
+        self.size, self.device = size, device
+        self.generator = torch.Generator().manual_seed(0)
+        tree, source = load_tree(find_conf("instant"), list(size.overrides))
+        self.config = bind(Config, tree, source)
+        model = IDRModel.build(self.config.model, seed=0)
+        model.set_progress(1.0, 1.0)
+        self.sdf = self._on_device(model.implicit_network.fused())
+        self.color = self._on_device(model.rendering_network.fused())
+        self.points = 2 * self.rand(size.points, 3) - 1
+
+    def _on_device(self, network):
+        layers = tuple(tuple(t.detach().to(self.device).requires_grad_() for t in layer) for layer in network.layers)
+        return network._replace(table=network.table.detach().to(self.device).requires_grad_(), layers=layers)
+
+    def rand(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator).to(self.device)
+
+    def directions(self, n: int) -> Tensor:
+        return torch.nn.functional.normalize(self.rand(n, 3) - 0.5, dim=1)
+
+    def rays(self) -> Rays:
+        """From a sphere of radius 3 to places in the ball of the scene."""
+        origins = 3 * self.directions(self.size.rays)
+        return Rays(origins, torch.nn.functional.normalize(self.directions(self.size.rays) * 0.9 - origins, dim=1))
+
+    def cameras(self) -> Cameras:
+        views, height, width = self.size.images
+        eye = 3 * self.directions(views).cpu()
+        intrinsics = torch.tensor([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]]).repeat(views, 1, 1)
+        pose = look_at(eye, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
+        return Cameras(intrinsics, pose, width, height).to(self.device)
+
+
+def all_cases(size: Size, device: str) -> Iterator[Case]:
+    inputs = Inputs(size, device)
+    for family in (grid_cases, sdf_cases, trace_cases, color_cases, patch_cases, adam_cases, hull_cases):
+        yield from family(inputs)
+
+
+def backward_of(forward: Callable[[], object], wanted: list[Tensor]) -> Callable[[], Callable[[], object]]:
+    """Times the backward pass alone, for random-like cotangents of all outputs."""
+
+    def prepare() -> Callable[[], object]:
+        outputs = forward()
+        outputs = [o for o in (outputs if isinstance(outputs, tuple) else (outputs,)) if o.requires_grad]
+        grads = [torch.ones_like(output) for output in outputs]
+        return lambda: torch.autograd.grad(outputs, wanted, grads, retain_graph=True)
+
+    return prepare
+
+
+def without_grad(call: Callable[[], object]) -> Callable[[], Callable[[], object]]:
+    return lambda: torch.no_grad()(call)
+
+
+def lookups(points: float, spec: HashGridSpec, levels: int) -> Gathers:
+    """Each level's cache lines, in an array no larger than the level."""
+    entries = [b - a for a, b in zip(spec.offsets, spec.offsets[1:], strict=False)][:levels]
+    return tuple((points * CORNER_LINES, count * spec.features * FLOAT) for count in entries)
+
+
+def grid_flops(points: float, spec: HashGridSpec, levels: int, per_feature: float) -> float:
+    return points * levels * (LOCATE + per_feature * spec.features)
+
+
+def weights(network: SdfNetwork | ColorNetwork) -> tuple[int, int, int, int]:
+    """M, O, hidden neurons, and all parameters."""
+    *hidden, out = [weight for weight, _ in network.layers]
+    biases = sum(bias.numel() for _, bias in network.layers)
+    m = sum(w.numel() for w in hidden)
+    return m, out.numel(), sum(w.shape[0] for w in hidden), m + out.numel() + biases
+
+
+def grid_cases(inputs: Inputs) -> Iterator[Case]:
+    network, x = inputs.sdf, inputs.points
+    n, spec, levels = len(x), network.spec, network.active_levels
+    arguments = (x, network.table, spec, levels)
+    c, gathers, table = levels * spec.features, lookups(n, spec, levels), network.table.numel() * FLOAT
+    corners = n * levels * 8 * spec.features
+    yield Case(
+        "hash_grid",
+        without_grad(lambda: hash_grid(*arguments)),
+        Cost(grid_flops(n, spec, levels, INTERPOLATE), n * (3 + c) * FLOAT, gathers),
+    )
+    yield Case(
+        "hash_grid_with_jacobian",
+        without_grad(lambda: hash_grid_with_jacobian(*arguments)),
+        Cost(grid_flops(n, spec, levels, INTERPOLATE_WITH_SLOPES), n * (3 + 4 * c) * FLOAT, gathers),
+    )
+    # To the table, which is written whole: what no point touches is zero.
+    yield Case(
+        "hash_grid backward",
+        backward_of(lambda: hash_grid(*arguments), [network.table]),
+        Cost(n * levels * LOCATE + corners * SCATTER, n * (3 + c) * FLOAT + table, gathers),
+    )
+    yield Case(
+        "hash_grid_with_jacobian backward",
+        backward_of(lambda: hash_grid_with_jacobian(*arguments), [network.table]),
+        Cost(n * levels * LOCATE + corners * SCATTER_WITH_SLOPES, n * (3 + 4 * c) * FLOAT + table, gathers),
+    )
+
+
+def sdf_cases(inputs: Inputs) -> Iterator[Case]:
+    network, x = inputs.sdf, inputs.points
+    n, spec, levels = len(x), network.spec, network.active_levels
+    m, out, neurons, parameters = weights(network)
+    c, outputs, gathers = levels * spec.features, network.layers[-1][0].shape[0], lookups(n, spec, levels)
+    yield Case("sdf_network", without_grad(lambda: sdf_network(x, *network)), sdf_cost(network, n, n * 4 * FLOAT))
+    # The SDF's gradient is a reverse pass through the hidden layers and the product with J.
+    flops = grid_flops(n, spec, levels, INTERPOLATE_WITH_SLOPES) + n * (2 * (m + out) + 2 * m + ACTIVATE * neurons + 6 * c)
+    stream = (n * (3 + outputs + 3) + parameters) * FLOAT
+    yield Case("sdf_and_normal", lambda: lambda: sdf_and_normal(x, *network), Cost(flops, stream, gathers))
+    # Backwards through that (csrc/kernels/sdf_network.h): per hidden layer W dp, q dp^T, W^T dz and dz a^T, per output layer
+    # W^T dout and dout a^T; J g; and the scatter of both cotangents to the table.
+    flops = n * (8 * m + 4 * out + 2 * ACTIVATE * neurons + 6 * c + levels * LOCATE) + n * c * 8 * SCATTER_WITH_SLOPES
+    stream += (n * 3 + parameters + network.table.numel()) * FLOAT
+    wanted = [network.table, *(tensor for layer in network.layers for tensor in layer)]
+    yield Case(
+        "sdf_and_normal backward", backward_of(lambda: sdf_and_normal(x, *network), wanted), Cost(flops, stream, gathers)
+    )
+
+
+def sdf_cost(network: SdfNetwork, n: float, stream: float) -> Cost:
+    """Of n values of the SDF: all hidden layers, one row of the output layer."""
+    m, _, neurons, parameters = weights(network)
+    flops = grid_flops(n, network.spec, network.active_levels, INTERPOLATE)
+    flops += n * (2 * m + 2 * network.layers[-1][0].shape[1] + ACTIVATE * neurons)
+    return Cost(flops, stream + parameters * FLOAT, lookups(n, network.spec, network.active_levels))
+
+
+def trace_cases(inputs: Inputs) -> Iterator[Case]:
+    network, rays, options = inputs.sdf, inputs.rays(), inputs.config.model.ray_tracer
+    n = inputs.size.rays
+    # Counted: the evaluations that this trace takes, not the steps of the state machine between them.
+    evaluations = trace_sdf_network(network, rays, options).evaluations
+    yield Case(
+        "trace_sdf_network",
+        lambda: lambda: trace_sdf_network(network, rays, options),
+        sdf_cost(network, evaluations, n * (6 + 1) * FLOAT + n),
+    )
+    # The state machine of the wavefront alone: IDR's options on the SDF of a ball, which costs next to nothing.
+    idr = TraceOptions()
+
+    def ball(points: Tensor) -> Tensor:
+        return points.norm(dim=-1) - 0.6
+
+    evaluations = trace(ball, rays, idr).evaluations
+    stream = evaluations * (2 * (3 + 1) * FLOAT + WAVEFRONT_STATE) + n * (6 + 1) * FLOAT + n
+    yield Case("sphere_trace wavefront", lambda: lambda: trace(ball, rays, idr), Cost(evaluations * 20, stream))
+
+
+def color_cases(inputs: Inputs) -> Iterator[Case]:
+    network, n = inputs.color, inputs.size.points
+    spec, levels = network.spec, network.active_levels
+    m, out, neurons, parameters = weights(network)
+    features = inputs.config.model.implicit_network.feature_size
+    tensors = [2 * inputs.rand(n, 3) - 1, inputs.rand(n, 3), inputs.directions(n), inputs.rand(n, features)]
+    given = sum(tensor.shape[1] for tensor in tensors)
+    c, gathers = levels * spec.features, lookups(n, spec, levels)
+    flops = grid_flops(n, spec, levels, INTERPOLATE) + n * (2 * (m + out) + neurons + HARMONICS + 10 * 3)
+    stream = (n * (given + 3) + parameters) * FLOAT
+    yield Case("color_network", without_grad(lambda: color_network(*tensors, *network)), Cost(flops, stream, gathers))
+    # To all but the view directions: W^T dz and dz a^T per layer, J^T to the points, the scatter to the table.
+    tensors = [tensor.requires_grad_(i != 2) for i, tensor in enumerate(tensors)]
+    flops = n * (4 * (m + out) + neurons + 10 * 3 + 6 * c + levels * LOCATE) + n * c * 8 * SCATTER
+    stream += (n * (given - 3) + parameters + network.table.numel()) * FLOAT
+    wanted = [tensors[0], tensors[1], tensors[3], network.table, *(tensor for layer in network.layers for tensor in layer)]
+    yield Case(
+        "color_network backward", backward_of(lambda: color_network(*tensors, *network), wanted), Cost(flops, stream, gathers)
+    )
+
+
+def patch_cases(inputs: Inputs) -> Iterator[Case]:
+    """Points on a ball that their reference view and most sources see."""
+    size, cameras, patch = inputs.size, inputs.cameras(), inputs.config.photometric.patch
+    (views, height, width), n, k = size.images, size.patches, size.sources
+    images = patch_images(inputs.rand(views, height, width), cameras)
+    view = (inputs.rand(n) * views).long()
+    toward = torch.nn.functional.normalize(cameras.centers[view], dim=1)
+    normal = torch.nn.functional.normalize(toward + 0.3 * inputs.directions(n), dim=1)
+    x = (0.5 * normal).requires_grad_()
+    normal = normal.clone().requires_grad_()
+    seen = (images.projections[view] @ (x.detach() - images.centers[view])[..., None])[..., 0]
+    pixels = seen[:, :2] / seen[:, 2:]
+    closeness = cameras.centers[view] @ cameras.centers.T
+    sources = closeness.topk(k + 1).indices[:, 1:]  # the nearest other views
+    arguments = (x, normal, pixels, view, sources, images, patch)
+
+    samples = n * k * patch**2
+    lines = (patch + 1) * (n * k + n)  # one per row of pixels under a patch
+    stream = n * (8 * FLOAT + 8 + 8 * k) + n * k * (FLOAT + 1)
+    # With the derivatives, which the forward pass computes while it has the samples.
+    cost = Cost(samples * (PATCH_SAMPLE + PATCH_SLOPES), stream, ((lines, views * height * width * FLOAT),))
+    yield Case("patch_ncc", lambda: lambda: patch_ncc(*arguments), cost)
+    stream = n * k * (1 + 6) * FLOAT + n * 6 * FLOAT
+    backward = backward_of(lambda: patch_ncc(*arguments).ncc, [x, normal])
+    yield Case("patch_ncc backward", backward, Cost(n * k * 12, stream))
+
+
+def adam_cases(inputs: Inputs) -> Iterator[Case]:
+    """With the gradient of a step: as many entries touched as its points touch."""
+    network = inputs.sdf
+    h = hash_grid(inputs.points, network.table, network.spec, network.active_levels)
+    (grad,) = torch.autograd.grad(h.sum(), network.table)
+    value, mean, square = network.table.detach().clone(), torch.zeros_like(grad), torch.zeros_like(grad)
+    touched = int((grad != 0).sum())
+    # The gradient is read whole; value and moments of the touched entries are read and written.
+    cost = Cost(ADAM * touched, grad.numel() * FLOAT + touched * 6 * FLOAT)
+    yield Case("adam_touched_", lambda: lambda: adam_touched_(value, grad, mean, square, 1, 1e-4, 0.9, 0.99, 1e-15), cost)
+
+
+def hull_cases(inputs: Inputs) -> Iterator[Case]:
+    """A ball in every mask. Counted: the masks read and the vertices written, since how many vertices ask how many views is
+    up to the implementation."""
+    (views, height, width), resolution = inputs.size.images, inputs.size.hull
+    cameras = inputs.cameras()
+    pixels = image_pixels(width, height, inputs.device)
+    center = pixels.new_tensor([width / 2, height / 2])
+    disc = ((pixels - center).norm(dim=1) < 0.3 * height).reshape(height, width)
+    masks = disc.repeat(views, 1, 1)
+    yield Case(
+        "visual_hull", lambda: lambda: carve(masks, cameras, resolution), Cost(0.0, float(masks.numel() + resolution**3))
+    )

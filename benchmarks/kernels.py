@@ -1,0 +1,136 @@
+"""Every native op against its PyTorch reference and against the floor of the machine, as a Markdown table.
+
+    python benchmarks/kernels.py --threads 2 --json /tmp/kernels.json
+
+Times are medians. The floor is the least time in which the op's operations, bytes and random reads (counted in
+benchmarks/kernel_cases.py) can be done at the peaks that this run measures first (benchmarks/floors.py): a native op at
+100 % "of peak" takes no longer than that.
+Backward rows are the backward pass alone. Nothing else should run on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from nsr.utils.threads import set_thread_policy
+
+set_thread_policy()  # before torch is imported
+
+import torch  # noqa: E402
+from floors import Machine, median_time  # noqa: E402
+from kernel_cases import SIZES, Case, all_cases  # noqa: E402
+from reconstruction import cpu_name  # noqa: E402
+
+from nsr import _ext  # noqa: E402
+from nsr.utils.errors import NsrError  # noqa: E402
+
+HEADER = ("op", "size", "native ms", "PyTorch ms", "ratio", "MFLOP", "MB", "k reads", "floor ms", "by", "of peak")
+
+
+def main() -> int:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    try:
+        _ext.load()
+        _ext.check_device_served(args.device)
+    except NsrError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    machine = Machine(args.device, args.quick)
+    about = describe(machine)
+    print("\n".join(f"{key}: {value}" for key, value in about.items()) + "\n")
+    print("| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|")
+    rows = []
+    for size in args.sizes:
+        for case in all_cases(SIZES[size], args.device):
+            if args.only in case.name:
+                rows.append(run(case, size, machine, 0.01 if args.quick else args.seconds))
+                print(line(rows[-1]), flush=True)
+    if not rows:
+        print(f"kernels.py: --only {args.only!r} is in no op's name", file=sys.stderr)
+        return 2
+    if args.json:
+        args.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--only", default="", metavar="NAME", help="only ops with this in their name")
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), metavar="SIZE", help="of " + ", ".join(SIZES))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
+    parser.add_argument("--seconds", type=float, default=0.5, help="to measure each time for (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="tiny arrays: whether it works, not how fast")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write machine and rows here")
+    args = parser.parse_args()
+    args.sizes = args.sizes or (["quick"] if args.quick else ["instant", "large"])
+    return args
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    before = os.environ.get("NSR_BACKEND")
+    os.environ["NSR_BACKEND"] = name
+    try:
+        yield
+    finally:
+        os.environ.pop("NSR_BACKEND")
+        if before is not None:
+            os.environ["NSR_BACKEND"] = before
+
+
+def run(case: Case, size: str, machine: Machine, seconds: float) -> dict:
+    """Times in seconds; reads: cache lines at random places."""
+    times = {}
+    for name in ("native", "reference"):
+        with backend(name):
+            times[name] = median_time(case.prepare(), machine.device, seconds)
+    floor, limit = machine.floor(case.cost)
+    return {
+        "op": case.name,
+        "size": size,
+        **times,
+        "ratio": times["reference"] / times["native"],
+        "flops": case.cost.flops,
+        "bytes": case.cost.stream,
+        "reads": sum(lines for lines, _ in case.cost.gathers),
+        "floor": floor,
+        "limit": limit,
+        "of_peak": floor / times["native"],
+    }
+
+
+def line(row: dict) -> str:
+    cells = [row["op"], row["size"], f"{1e3 * row['native']:.3g}", f"{1e3 * row['reference']:.3g}", f"{row['ratio']:.3g}"]
+    cells += [f"{row['flops'] / 1e6:.3g}", f"{row['bytes'] / 1e6:.3g}", f"{row['reads'] / 1e3:.3g}"]
+    cells += [f"{1e3 * row['floor']:.3g}", row["limit"], f"{100 * row['of_peak']:.0f} %"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def describe(machine: Machine) -> dict[str, str]:
+    """What the numbers depend on: machine, versions, threads, and the peaks."""
+
+    def rates(values: dict[int, float], unit: str) -> str:
+        return ", ".join(f"{rate / 1e9:.3g} {unit} at {size / 2**20:.3g} MiB" for size, rate in values.items())
+
+    build = _ext.build_report()
+    return {
+        "machine": torch.cuda.get_device_name() if machine.device == "cuda" else cpu_name(),
+        "threads": str(torch.get_num_threads()),
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, {build['compiler']}, {build['flags']}",
+        "float32 matrix product": f"{machine.flops / 1e9:.3g} GFLOP/s",
+        "copy, read and written": rates(machine.copies, "GB/s"),
+        "random reads of 8 bytes": rates(machine.reads, "G/s"),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""How far points are from the surface that silhouettes allow, to a fraction of a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nsr.geometry.cameras import level_cameras, project_all
+from nsr.types import OBJECT_MASK, Cameras
+
+
+def silhouette_distance(
+    masks: Tensor, cameras: Cameras, points: Float[Tensor, "N 3"], width: int = 512
+) -> Float[Tensor, " N"]:
+    """Signed distance [N] in scene units from the visual hull's surface, negative inside, of points near it.
+
+    Of the distances in the views' images, to first order in space, the largest: exact to a fraction of a pixel, where a grid
+    of occupancies is exact to a voxel. Views that do not see a point say nothing; -inf where none does.
+
+    Args:
+        masks: [V, H, W] bool, or uint8 where 128 and above is object.
+        points: [N, 3] in the frame of the cameras.
+        width: pixels, roughly, across the images in which distances are measured; larger masks are halved.
+    """
+    masks = masks if masks.dtype == torch.bool else masks >= OBJECT_MASK
+    level = max(round(np.log2(masks.shape[2] / width)), 0)
+    cameras = level_cameras(cameras, level)
+    if level:
+        share = torch.nn.functional.avg_pool2d(masks[:, None].float(), 2**level)[:, 0]
+        masks = share >= 0.5
+    largest = torch.full_like(points[:, 0], -torch.inf)
+    for view, image in enumerate(_signed_pixel_distances(masks)):
+        pixels, depth = (value[0] for value in project_all(cameras[view], points))
+        # In [-1, 1] from the first to the last pixel centre, as grid_sample has it with align_corners.
+        place = pixels / pixels.new_tensor([cameras.width - 1, cameras.height - 1]) * 2.0 - 1.0
+        within = (depth > 0) & (place.abs() <= 1.0).all(dim=-1)
+        distance = torch.nn.functional.grid_sample(
+            image.to(points)[None, None], place[None, None], align_corners=True, padding_mode="border"
+        )[0, 0, 0]
+        distance = distance * depth / cameras.intrinsics[view, 0, 0]
+        largest = torch.where(within, torch.maximum(largest, distance), largest)
+    return largest
+
+
+def _signed_pixel_distances(masks: Bool[Tensor, "V H W"]) -> Iterator[Float[Tensor, "H W"]]:
+    """Distance from each pixel centre to the silhouette, which runs half way between object and background pixels."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from scipy import ndimage
+
+    def one(mask: Tensor) -> Tensor:
+        inside = mask.cpu().numpy()
+        if inside.all():
+            return torch.full(mask.shape, -float(max(mask.shape)))
+        outwards, inwards = (ndimage.distance_transform_edt(side) for side in (~inside, inside))
+        return torch.from_numpy(np.where(inside, 0.5 - inwards, outwards - 0.5).astype(np.float32))
+
+    with ThreadPoolExecutor() as pool:  # scipy computes without the interpreter's lock
+        yield from pool.map(one, masks)
