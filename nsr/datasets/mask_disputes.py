@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
-from nsr.datasets.pyramid import level_cameras
 from nsr.datasets.sampling import dilate
-from nsr.geometry.cameras import project_all
+from nsr.geometry.cameras import level_cameras, project_all
 from nsr.geometry.visual_hull import carve, grid_axis
 from nsr.types import OBJECT_MASK, Cameras, Scene
 
