@@ -74,7 +74,7 @@ SIZES = {
         hull=256,
     ),
     "quick": Size(
-        _both_grids("levels=4", "log2_table_size=9"),
+        _both_grids("levels=4", "log2_table_size=9", "start_levels=4"),
         points=64,
         rays=32,
         patches=16,

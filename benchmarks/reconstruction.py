@@ -47,12 +47,14 @@ def main() -> int:
     return 0
 
 
-def reconstruct(scene: str, budget: float, seed: int, out: Path, options: list[str]) -> dict:
-    """The metrics of one run; raises CalledProcessError when it fails."""
-    folder = out / f"{Path(scene).name}_{budget:g}s_seed{seed}"
+def reconstruct(scene: str, budget: float | None, seed: int, out: Path, options: list[str]) -> dict:
+    """The metrics of one run; raises CalledProcessError when it fails. budget: None where the options say when it ends."""
+    length = f"_{budget:g}s" if budget is not None else ""
+    folder = out / f"{Path(scene).name}{length}_seed{seed}"
     metrics = folder / "metrics.json"
     if not metrics.is_file():
-        command = [sys.executable, "-m", "nsr.apps.main", "reconstruct", scene, "--budget", str(budget)]
+        command = [sys.executable, "-m", "nsr.apps.main", "reconstruct", scene]
+        command += ["--budget", str(budget)] if budget is not None else []
         command += ["--seed", str(seed), "--out", str(folder), *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return json.loads(metrics.read_text())

@@ -134,11 +134,11 @@ def test_the_same_seed_gives_the_same_run(scene, conf, tmp_path):
 
 def test_the_budget_bounds_the_time_and_alone_the_run(scene, conf, tmp_path):
     options = ["--conf", conf, "--data_dir", scene, "--exps_folder", tmp_path]
-    nsr("train", *options, "--budget", 0.6)
+    nsr("train", *options, "--budget", 2.5)
     nsr("train", *options, "--budget", 100, "--nepoch", 1)
     nsr("train", *options, "--budget", 0.3, "train.nepoch=1000000")
     timed, stepped, alone = (checkpoint(run).meta for run in runs_in(tmp_path))
-    assert 0.6 <= timed["state"]["clock"]["seconds"] < 5.0
+    assert 2.5 <= timed["state"]["clock"]["seconds"] < 8.0
     assert timed["step"] > 0
     assert stepped["step"] == VIEWS
     assert alone["config"]["train"]["nepoch"] == 0

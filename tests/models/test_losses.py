@@ -121,7 +121,7 @@ def test_colours_mixed_with_the_background_may_be_left_out():
     photograph = torch.tensor([[0.5, 0.5, 0.4], [1.0, 1, 1], [0.0, 1.0, 0.0], [0.9, 0.1, 0.0]])
     mask = torch.tensor([1.0, 0.0, 0.7, 1.0])
     free = torch.zeros(4, dtype=torch.bool)
-    output = TrainingOutput(surface, free, empty, empty, rgb, torch.zeros(4), torch.ones(1, 3), empty, empty, 0)
+    output = TrainingOutput(surface, free, empty, empty, rgb, torch.zeros(4), torch.zeros(0), torch.ones(1, 3), empty, empty, 0)
 
     def colour(least: float) -> float:
         config = LossConfig(rgb_min_mask=least)

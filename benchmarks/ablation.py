@@ -1,0 +1,81 @@
+"""What each part of the instant recipe is worth: the same run without it, part by part, as a table.
+
+    python benchmarks/ablation.py bust dents --seeds 0 1 2 --epochs 12 --out /tmp/ablation
+
+Runs are bounded by epochs, so that the machine's load does not matter; --budget SECONDS bounds them by time instead, where what
+a part costs counts too (nothing else should run meanwhile). Each cell is the median over the seeds of the Chamfer distance in
+percent (nsr/evaluation/chamfer.py states the protocol), or, of scenes without ground truth, of the PSNR in dB on views held out
+(--holdout). Runs that exist in --out are not repeated; --only names the parts to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+from reconstruction import cpu_name, reconstruct
+
+FROM_COARSE = ["photometric.levels=0", "photometric.matched=0.5"]  # what a start that is far away needs
+
+# part: the overrides that switch it off, or exchange it for what it replaced
+PARTS = {
+    "everything": [],
+    "start: hull, without stereo": ["start.type=hull", *FROM_COARSE],
+    "start: sphere": ["start.type=sphere", "train.shape_rate=1", *FROM_COARSE],
+    "no colour term": ["loss.rgb_weight=0"],
+    "colour: L1": ["loss.rgb_quadratic_below=0"],
+    "no mask term": ["loss.mask_weight=0"],
+    "missing rays count once": ["loss.mask_missing_factor=1"],
+    "no term for empty space": ["loss.free_weight=0"],
+    "no eikonal term": ["loss.eikonal_weight=0"],
+    "no smoothness": ["loss.smoothness_weight=0"],
+    "no photometric term": ["loss.photometric_weight=0"],
+    "photometric: coarse levels": FROM_COARSE,
+    "photometric: occlusion traced": ["photometric.occlusion=true"],
+    "all levels from the beginning": ["train.geometry_full_at=0", "train.appearance_full_at=0"],
+    "shape at the full rate": ["train.shape_rate=1"],
+    "no warm-up": ["train.warmup_steps=0"],
+    "constant learning rate": ["train.lr_final=1"],
+    "rays: a wide band": ["sampling.band_fraction=0.0625"],
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", nargs="+", help="scene folders or built-in names")
+    parser.add_argument("--epochs", type=int, default=12, metavar="N", help="passes over the views (default 12)")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="length of a run in seconds instead")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help="; ".join(PARTS))
+    parser.add_argument("--out", type=Path, required=True, help="where the runs go")
+    parser.add_argument("--options", default="", help="further options of nsr reconstruct, in one string")
+    args = parser.parse_args()
+
+    length = f"{args.budget:g} s" if args.budget else f"{args.epochs} epochs"
+    print(f"{cpu_name()}, {length}, seeds {args.seeds}, options: {args.options or 'none'}\n")
+    print("| part | " + " | ".join(Path(scene).name for scene in args.scenes) + " |")
+    print("|---|" + "---|" * len(args.scenes))
+    for part in args.only:
+        cells = [cell(scene, part, args) for scene in args.scenes]
+        print(f"| {part} | " + " | ".join(cells) + " |", flush=True)
+    return 0
+
+
+def cell(scene: str, part: str, args: argparse.Namespace) -> str:
+    """Median over the seeds, and its range when there are several."""
+    overrides = list(PARTS[part])
+    if args.budget is None:
+        overrides += ["train.budget=0", f"train.nepoch={args.epochs}"]
+    folder = args.out / part.replace(":", "").replace(",", "").replace(" ", "_")
+    options = [*args.options.split(), *overrides]
+    runs = [reconstruct(scene, args.budget, seed, folder, options) for seed in args.seeds]
+    name, unit = ("chamfer_percent", "%") if "chamfer_percent" in runs[0] else ("psnr", "dB")
+    values = [run[name] for run in runs]
+    spread = f" ({min(values):.3g}-{max(values):.3g})" if len(values) > 1 else ""
+    return f"{statistics.median(values):.4g} {unit}{spread}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The ablation's table: each part switches something off, and its cells are what the runs measured."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from nsr.config import bind
+from nsr.training.settings import Config
+from nsr.utils.hocon import find_conf, load_tree
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def ablation(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("ablation")
+
+
+def test_each_part_changes_the_recipe(ablation):
+    def configured(overrides) -> Config:
+        return bind(Config, *load_tree(find_conf("instant"), overrides))
+
+    whole = configured([])
+    for part, overrides in ablation.PARTS.items():
+        assert (configured(overrides) == whole) == (part == "everything"), part
+        for override in overrides:  # none of them is idle
+            assert configured([override]) != whole, (part, override)
+
+
+def test_the_table_holds_medians_and_asks_for_runs_without_a_clock(ablation, monkeypatch, capsys, tmp_path):
+    asked = []
+
+    def reconstruct(scene, budget, seed, out, options):
+        asked.append((scene, budget, seed, out.name, options))
+        return {"psnr": 20.0 + seed} if scene == "photos" else {"chamfer_percent": {0: 0.5, 1: 0.2, 2: 0.3}[seed], "psnr": 1.0}
+
+    monkeypatch.setattr(ablation, "reconstruct", reconstruct)
+    arguments = ["bust", "photos", "--seeds", "0", "1", "2", "--epochs", "7", "--only", "no warm-up", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments])
+    assert ablation.main() == 0
+    assert "| no warm-up | 0.3 % (0.2-0.5) | 21 dB (20-22) |" in capsys.readouterr().out
+    assert asked[0] == ("bust", None, 0, "no_warm-up", ["train.warmup_steps=0", "train.budget=0", "train.nepoch=7"])
+    assert len(asked) == 6
