@@ -23,6 +23,7 @@ from nsr.geometry.meshes import load_mesh, vertex_colors
 from nsr.training.checkpoint import load_checkpoint
 from nsr.training.run import data_place
 
+EPOCHS = 60  # as steps, and not as seconds: the least powerful machine takes as many
 WORLD_RADIUS, WORLD_CENTRE = 50 * RADIUS, WORLD_FROM_SCENE[:3, 3]
 ALWAYS = {"train_seconds", "steps", "rays", "peak_memory_mb", "psnr", "psnr_views", "iou", "ssim", "scene", "views", "seed"}
 ALWAYS |= {"checkpoint"}
@@ -41,8 +42,9 @@ def results(tmp_path_factory) -> Path:
     """A reconstruction with one view held out and the true mesh known. The longer start makes the tiny network a ball."""
     folder = tmp_path_factory.mktemp("reconstruct")
     scene = write_tiny_scene(folder / "ball")
-    conf = write_tiny_conf(folder / "tiny.conf", "start.resolution=32", "start.steps=80", "start.points=512")
-    options = ["--conf", conf, "--out", folder / "runs" / "out", "--budget", 2, "--resolution", 32, "--holdout", 1]
+    start = ["start.resolution=32", "start.steps=80", "start.points=512"]
+    conf = write_tiny_conf(folder / "tiny.conf", *start, "train.budget=0", f"train.nepoch={EPOCHS}")
+    options = ["--conf", conf, "--out", folder / "runs" / "out", "--resolution", 32, "--holdout", 1]
     command = ["reconstruct", scene, *options, "--gt", ball(folder / "truth.ply"), "--seed", 4]
     assert main([str(argument) for argument in command]) == 0
     return folder / "runs" / "out"
@@ -80,8 +82,9 @@ def test_metrics_hold_every_promised_figure(results):
     assert ALWAYS | DISTANCES | {f"{name}_all" for name in DISTANCES} <= figures.keys()
     assert (figures["scene"], figures["views"], figures["seed"]) == ("ball", VIEWS - 1, 4)
     assert figures["psnr_views"] == "held out"
-    assert 2.0 <= figures["train_seconds"] < 10.0
-    assert figures["rays"] == 64 * figures["steps"] > 0
+    assert figures["train_seconds"] > 0
+    assert figures["steps"] == EPOCHS * figures["views"]
+    assert figures["rays"] == 64 * figures["steps"]
     assert figures["peak_memory_mb"] > 50
     assert 5 < figures["psnr"] < 60
     assert 0.8 < figures["iou"] <= 1
@@ -99,7 +102,7 @@ def test_unseen_surface_of_a_finished_run(results, tmp_path, unseen, capsys):
     (out / "report.html").unlink()
     files = results.parents[1]
     command = ["reconstruct", files / "ball", "--conf", files / "tiny.conf", "--out", out, "--resolution", 32, "--seed", 4]
-    command += ["--holdout", 1, "--budget", 2, "--gt", files / "truth.ply", "--unseen", unseen, "--min-views"]
+    command += ["--holdout", 1, "--gt", files / "truth.ply", "--unseen", unseen, "--min-views"]
     assert main([str(argument) for argument in [*command, 6]]) == 2
     assert "--min-views 6: expected 1 to 5" in capsys.readouterr().err
     assert main([str(argument) for argument in [*command, 3]]) == 0
