@@ -1,4 +1,4 @@
-"""Grey image pyramids of the object alone, for comparing patches of photographs."""
+"""Grey image pyramids of the object alone, for comparing patches of photographs, and how large the patches must be."""
 
 from __future__ import annotations
 
@@ -28,3 +28,25 @@ def grey_pyramid(scene: Scene, levels: int) -> list[Float[Tensor, "V H W"]]:
             value, share = (F.avg_pool2d(x[:, None], 2)[:, 0] for x in (value, share))
         pyramid.append(torch.where(share >= 0.5, value / share.clamp_min(0.5), torch.nan))
     return pyramid
+
+
+def patch_side(grey: Float[Tensor, "V H W"], sides: tuple[int, ...], contrast: float) -> int:
+    """The smallest of the sides, which ascend, with which the square patch around half of the pixels says enough; else the last.
+
+    How exactly a patch can be placed depends on how much its grey values differ in all: enough is where the root of the sum of
+    their squared differences from their mean is `contrast`. The smaller a patch, the less it blurs what is not flat.
+    """
+    for side in sides[:-1]:
+        if min(grey.shape[1:]) < side:
+            return side
+        energy = torch.cat([_energy(image, side) for image in grey])
+        if len(energy) and energy.median() >= contrast**2:
+            return side
+    return sides[-1]
+
+
+def _energy(image: Float[Tensor, "H W"], side: int) -> Float[Tensor, " P"]:
+    """Sum of squared differences from the mean over each patch that lies on the object."""
+    mean, square = (F.avg_pool2d(x[None, None], side, stride=1)[0, 0] for x in (image, image.square()))
+    energy = (square - mean.square()) * side**2
+    return energy[energy.isfinite()]

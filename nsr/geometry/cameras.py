@@ -85,13 +85,13 @@ def pixel_rays(cameras: Cameras, view: Int[Tensor, " N"], pixels: Float[Tensor, 
 
     Differentiable with respect to the cameras and the pixels.
     """
-    intrinsics, pose = cameras.intrinsics[view], cameras.camera_to_world[view]
-    # K is upper triangular, so K^-1 (u, v, 1) is back substitution.
-    y = (pixels[:, 1] - intrinsics[:, 1, 2]) / intrinsics[:, 1, 1]
-    x = (pixels[:, 0] - intrinsics[:, 0, 2] - intrinsics[:, 0, 1] * y) / intrinsics[:, 0, 0]
-    in_camera = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-    directions = (pose[:, :3, :3] @ in_camera[..., None])[..., 0]
-    return Rays(pose[:, :3, 3], torch.nn.functional.normalize(directions, dim=-1))
+    # R K^-1 (u, v, 1), with K^-1 of the few views and not of the many rays. index_select and the sum of products are several
+    # times faster here than indexing with [], matmul and normalize are.
+    rotation, centers = cameras.camera_to_world[:, :3, :3], cameras.camera_to_world[:, :3, 3]
+    matrices = (rotation @ torch.linalg.inv(cameras.intrinsics)).flatten(1).index_select(0, view).view(-1, 3, 3)
+    directions = matrices[..., 0] * pixels[:, :1] + matrices[..., 1] * pixels[:, 1:] + matrices[..., 2]
+    directions = directions / directions.square().sum(dim=-1, keepdim=True).sqrt()
+    return Rays(centers.index_select(0, view), directions)
 
 
 def project(

@@ -5,6 +5,8 @@ The hull starts the network close to the object, tells cameras that do not fit t
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -80,10 +82,10 @@ def hull_signed_distance(
             f"visual hull: it is {state}, so the masks and the cameras do not belong together, or the object does not "
             "lie in the unit sphere; run `nsr data check` on the scene"
         )
-    outwards = ndimage.distance_transform_edt(~inside)
-    inwards = np.zeros_like(outwards)
     box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in ndimage.find_objects(inside.astype(np.uint8))[0])
-    inwards[box] = ndimage.distance_transform_edt(inside[box])
+    inwards = np.zeros(inside.shape)
+    with ThreadPoolExecutor(2) as pool:  # scipy computes without the interpreter's lock
+        outwards, inwards[box] = pool.map(ndimage.distance_transform_edt, (~inside, inside[box]))
     voxels = np.where(inside, 0.5 - inwards, outwards - 0.5).astype(np.float32)
     if smoothing > 0:
         voxels = ndimage.gaussian_filter(voxels, smoothing, mode="nearest")

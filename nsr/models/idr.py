@@ -165,18 +165,20 @@ class IDRModel(nn.Module):
         if with_cameras:  # the mask term and the intersection do: add d f(x) = grad f . dx, which is 0 in value
             sdf = sdf + (gradient.detach() * (points - points.detach())).sum(dim=-1)
 
-        index = surface.nonzero()[:, 0]
-        directions = rays.directions[index]
-        crossing = differentiable_intersection(points[index], directions, sdf[index], gradient[index], self.config.min_cosine)
+        index = surface.nonzero()[:, 0]  # index_select with it is several times faster than [] with either
+        directions, normal = rays.directions.index_select(0, index), gradient.index_select(0, index)
+        crossing = differentiable_intersection(
+            points.index_select(0, index), directions, sdf.index_select(0, index), normal, self.config.min_cosine
+        )
         shaded = (
             self.implicit_network(crossing)
             if self.config.reevaluate or with_cameras
-            else field_._replace(gradient=gradient[index], feature=field_.feature[:n][index])
+            else field_._replace(gradient=normal, feature=field_.feature.index_select(0, index))
         )
         rgb = self.rendering_network(crossing, shaded.gradient, directions, shaded.feature)
         of_volume = field_.sdf[n : n + volume_points.shape[0]]
         empty = of_volume[:0] if free_space is None else of_volume[free_space.contain(volume_points)]
-        centres = surface[:m]
+        centres = surface[:m].nonzero()[:, 0]
         return TrainingOutput(
             surface=surface,
             free=hits.hit & in_free_space,
@@ -186,7 +188,7 @@ class IDRModel(nn.Module):
             sdf=sdf,
             free_sdf=empty,
             gradient=field_.gradient,
-            centre_gradient=gradient[:m][centres],
-            neighbour_gradient=field_.gradient[n + volume_points.shape[0] :][centres],
+            centre_gradient=gradient.index_select(0, centres),
+            neighbour_gradient=field_.gradient.index_select(0, centres + (n + volume_points.shape[0])),
             evaluations=hits.evaluations,
         )

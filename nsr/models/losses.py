@@ -94,7 +94,8 @@ def free_loss(sdf: Float[Tensor, " F"]) -> Tensor:
 
 def smoothness_loss(gradient: Float[Tensor, "P 3"], neighbour: Float[Tensor, "P 3"]) -> Tensor:
     """Mean distance between the unit normals of neighbouring points."""
-    difference = F.normalize(gradient, dim=-1) - F.normalize(neighbour, dim=-1)
+    unit, beside = (g * (g.square().sum(dim=-1, keepdim=True) + 1e-12).rsqrt() for g in (gradient, neighbour))
+    difference = unit - beside
     return (difference.square().sum(dim=-1) + 1e-12).sqrt().mean()
 
 
@@ -121,9 +122,10 @@ def idr_losses(
     """
     rays = rgb.shape[0]
     mask = torch.where(output.free, 0.0, mask)  # a surface in free space is as wrong as one outside the silhouette
-    pure = mask[output.surface] >= config.rgb_min_mask
+    pure = (mask[output.surface] >= config.rgb_min_mask).nonzero()[:, 0]
+    photographed = rgb.index_select(0, output.surface.nonzero()[:, 0]).index_select(0, pure)
     terms = {
-        "rgb": rgb_loss(output.rgb[pure], rgb[output.surface][pure], rays, config.rgb_quadratic_below),
+        "rgb": rgb_loss(output.rgb.index_select(0, pure), photographed, rays, config.rgb_quadratic_below),
         "mask": mask_loss(output.sdf, output.surface, mask, alpha, config.mask_missing_factor),
         "eikonal": eikonal_loss(output.gradient),
     }

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsr.datasets.pyramid import grey_pyramid
+from nsr.datasets.pyramid import grey_pyramid, patch_side
 from nsr.datasets.sampling import PixelBatch
 from nsr.geometry.cameras import level_cameras
 from nsr.geometry.source_views import source_views
@@ -18,13 +18,14 @@ from nsr.training.settings import PhotometricConfig
 from nsr.types import Cameras, Rays, Scene
 
 COARSEST_WIDTH = 50  # pixels, roughly
+HIDDEN = 0.3  # NCC
 CLEARANCE = 0.02  # scene units before a surface point within which nothing hides it
 
 
 class PhotometricTerm:
     """1 - NCC of patches warped between views by the traced surface's tangent planes, coarse to fine.
 
-    Patches of 5 to 7 pixels follow the surface in depth only as far as their content is wide: so the first steps look at small
+    Patches of a few pixels follow the surface in depth only as far as their content is wide: so the first steps look at small
     images, where cavities that the silhouettes do not show lie within reach, and later ones at larger images.
     """
 
@@ -34,6 +35,7 @@ class PhotometricTerm:
         levels = config.levels or 1 + round(math.log2(size[0] / COARSEST_WIDTH))
         most = 1 + int(math.log2(max(min(size) / config.patch, 1.0)))  # the coarsest images hold a patch
         pyramid = grey_pyramid(scene, min(max(levels, 1), most))
+        self.side = patch_side(pyramid[0], config.patches, config.contrast)
         self.levels = [patch_images(grey, level_cameras(scene.cameras, i)) for i, grey in enumerate(pyramid)]
         self.sources = source_views(scene.cameras, config.sources, config.min_angle)
 
@@ -60,13 +62,14 @@ class PhotometricTerm:
             # Also lost is a ray whose fine patch has too little to compare with, if its coarse one has more.
             lost = ~(best.mean(dim=1, keepdim=True) > config.matched) & coarse.isfinite().any(dim=1, keepdim=True)
             best = torch.where(lost, coarse, best)
-        counts = best.isfinite()
+        # A source that matches much worse than the best one does not see the point, whatever it shows there instead.
+        counts = best.isfinite() & (best.detach() >= best.detach()[:, :1] - HIDDEN)
         return torch.where(counts, 1.0 - best, 0.0).sum() / counts.sum().clamp_min(1)
 
     def _best(self, points: Tensor, normals: Tensor, pixels: Tensor, view: Tensor, sources: Tensor, level: int) -> Tensor:
         """NCC [N, best] with the sources that look most alike; -inf where there are fewer."""
         at_level = (pixels + 0.5) * 0.5**level - 0.5
-        patch = self.config.patch if level else self.config.fine_patch
+        patch = self.config.patch if level else self.side
         ncc, valid = patch_ncc(points, normals, at_level, view, sources, self.levels[level], patch, self.config.min_std)
         return torch.where(valid, ncc, -torch.inf).topk(min(self.config.best, ncc.shape[1]), dim=1).values
 

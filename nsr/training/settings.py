@@ -11,6 +11,9 @@ from nsr.models.idr import ModelConfig
 from nsr.models.losses import LossConfig
 
 
+PATCHES = (3, 5, 7, 9, 11)  # sides of a patch that can be compared
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """Which rays and points a step looks at.
@@ -75,8 +78,9 @@ class PhotometricConfig:
     apart or more; best: how many of these count, the rest being taken for hidden; levels: of the image pyramid, 0 for as many
     as make the coarsest images about 50 pixels wide. Each level but the finest lasts for level_steps steps; it serves the rays
     whose mean NCC at full size does not exceed matched (1: all of them).
-    patch: side of the square patch in pixels; fine_patch: at full size. occlusion: whether sources from which the surface is
-    hidden are found by tracing. min_std: contrast (standard deviation, of 1) under which a patch says nothing.
+    patch: side of the square patch in pixels, at coarse levels. patches: sides of which the smallest with enough contrast serves at
+    full size, and in the stereo start (nsr.datasets.pyramid.patch_side). occlusion: whether sources from which the surface is
+    hidden are found by tracing. min_std: standard deviation of the grey values (of 1) under which a patch says nothing.
     """
 
     rays: int = 512
@@ -86,7 +90,8 @@ class PhotometricConfig:
     levels: int = 0
     level_steps: int = 150
     patch: int = 7
-    fine_patch: int = 5
+    patches: tuple[int, ...] = (3, 5, 7, 9)
+    contrast: float = 0.105
     occlusion: bool = True
     min_std: float = 0.01
     matched: float = 1.0
@@ -94,11 +99,13 @@ class PhotometricConfig:
     def __post_init__(self) -> None:
         for name in ("rays", "sources", "best", "level_steps"):
             check(self, name, getattr(self, name) >= 1, "1 or more")
-        for name in ("levels", "min_angle", "min_std"):
+        for name in ("levels", "min_angle", "min_std", "contrast"):
             check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
         check(self, "matched", -1 <= self.matched <= 1, "-1 to 1")
-        for name in ("patch", "fine_patch"):
-            check(self, name, getattr(self, name) % 2 == 1 and 3 <= getattr(self, name) <= 11, "3, 5, 7, 9 or 11")
+        check(self, "patch", self.patch in PATCHES, "3, 5, 7, 9 or 11")
+        ascending = tuple(sorted(set(self.patches)))
+        check(self, "patches", set(self.patches) <= set(PATCHES) and self.patches == ascending, "some of 3, 5, 7, 9, 11, ascending")
+        check(self, "patches", len(self.patches) > 0, "at least one")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nsr.datasets.pyramid import grey_pyramid
+from nsr.datasets.pyramid import grey_pyramid, patch_side
 from nsr.geometry.cameras import level_cameras, pixel_rays, project_all, ray_sphere
 from nsr.geometry.source_views import source_views
 from nsr.geometry.visual_hull import grid_axis
@@ -26,6 +26,7 @@ from nsr.types import Scene
 
 WIDTH = 400  # pixels, roughly, of the images that are compared
 RAYS = 60_000  # swept, roughly, in all views
+LEAST_SIDE = 5  # pixels: smaller patches are found at many depths
 STEP = 1.25  # voxels between the depths tried
 MATCHED = 0.8  # score, see PlaneSweep.score, from which a depth counts
 UNIQUE = 0.05  # by how much it must exceed the scores at all depths more than NEAR steps away
@@ -57,8 +58,8 @@ class StereoStart:
 def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig, generator: torch.Generator) -> StereoStart:
     """The visual hull (see nsr.geometry.visual_hull.carve) without what the photographs see through and what that cut off.
 
-    Patches are compared as the photometric term
-    compares them: config gives sources, min_angle, best, fine_patch and min_std.
+    Patches are compared as the photometric term compares them: config gives sources, min_angle, best, patches, contrast and
+    min_std.
     """
     sweep = PlaneSweep(scene, config, hull)
     tried, scores = sweep.scores()
@@ -90,6 +91,7 @@ class PlaneSweep:
         grey = grey_pyramid(scene, level + 1)[level]
         self.cameras = level_cameras(scene.cameras, level)
         self.images = patch_images(grey, self.cameras)
+        self.side = max(patch_side(grey, config.patches, config.contrast), LEAST_SIDE)
         self.sources = source_views(scene.cameras, config.sources, config.min_angle)
         self.stride = max(round(math.sqrt(grey.isfinite().sum().item() / rays)), 1)  # pixels between rays
         self.swept = grey[:, :: self.stride, :: self.stride].isfinite()  # [V, h, w] the rays that see the object
@@ -111,7 +113,7 @@ class PlaneSweep:
         points = self.rays.origins[which] + distance[:, None] * self.rays.directions[which]
         view, config = self.view[which], self.config
         ncc, valid = patch_ncc(
-            points, normals, self.pixels[which], view, self.sources[view], self.images, config.fine_patch, config.min_std
+            points, normals, self.pixels[which], view, self.sources[view], self.images, self.side, config.min_std
         )
         best = torch.where(valid, ncc, -1.0).topk(min(config.best, ncc.shape[1]), dim=1).values
         count = torch.arange(1, best.shape[1] + 1, device=best.device)

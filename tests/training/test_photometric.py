@@ -61,8 +61,8 @@ def test_it_is_least_on_the_true_surface(scene):
     term = term_of(scene, occlusion=False)
     losses = {radius: term(WavyBall(), *seen(scene, radius), step=100).item() for radius in (0.56, 0.59, RADIUS, 0.61, 0.64)}
     assert losses[RADIUS] < 0.05
-    assert losses[0.56] > losses[0.59] > 1.5 * losses[RADIUS]
-    assert losses[0.64] > losses[0.61] > 1.5 * losses[RADIUS]
+    assert losses[0.56] > losses[0.59] > 1.3 * losses[RADIUS]
+    assert losses[0.64] > losses[0.61] > 1.3 * losses[RADIUS]
 
 
 @pytest.mark.parametrize("radius", [0.59, 0.61])
