@@ -28,11 +28,12 @@ struct PatchGrid {
   }
 };
 
-// Values of an image at places in it, and their derivatives.
+// Values of an image at places in it, and their derivatives where they are asked for.
 template <typename T>
 struct PatchValues {
   alignas(64) Lanes<T> value, du, dv;
 
+  template <bool kDerivatives>
   void read(const PatchGrid<T>& grid, const T* image, int32_t width, int32_t height, const T* u, const T* v) {
     alignas(64) Lanes<int32_t> first;
     alignas(64) Lanes<T> fu, fv, v00, v10, v01, v11;
@@ -54,8 +55,10 @@ struct PatchValues {
     for (int j = 0; j < grid.padded; ++j) {
       const PixelValue<T> at = interpolate_pixels(v00[j], v10[j], v01[j], v11[j], fu[j], fv[j]);
       value[j] = at.value;
-      du[j] = at.du;
-      dv[j] = at.dv;
+      if constexpr (kDerivatives) {
+        du[j] = at.du;
+        dv[j] = at.dv;
+      }
     }
   }
 
@@ -99,20 +102,21 @@ class ReferencePatch {
       good &= int(ray.meets) & int(inside_image(u[j], v[j], images_.width, images_.height));
     }
     if (!good) return false;
-    values_.read(grid_, images_.image(view), images_.width, images_.height, u, v);
+    values_.template read<false>(grid_, images_.image(view), images_.width, images_.height, u, v);
     squares_ = values_.centre(grid_);
     return squares_ >= T(grid_.count) * T(options_.min_std * options_.min_std);  // false for NaN
   }
 
-  // False: nothing to compare. gradients, unless null: 3 of x, 3 of the normal.
+  // False: nothing to compare. Gradients, where asked for: 3 of x, 3 of the normal.
+  template <bool kDerivatives>
   bool compare(int64_t view, T* ncc, T* grad_x, T* grad_normal) const {
     if (!images_.has(view)) return false;
     const PlaneInSource<T> source =
         plane_in_source(plane_, images_.projections + 9 * view, images_.centers + 3 * view);
     alignas(64) Lanes<T> u, v, du, dv;
-    if (!source.faces || !project(source, u, v, du, dv)) return false;
+    if (!source.faces || !project<kDerivatives>(source, u, v, du, dv)) return false;
     PatchValues<T> values;
-    values.read(grid_, images_.image(view), images_.width, images_.height, u, v);
+    values.template read<kDerivatives>(grid_, images_.image(view), images_.width, images_.height, u, v);
     const T squares = values.centre(grid_);
     if (!(squares >= T(0))) return false;
     T mixed = 0;
@@ -120,11 +124,12 @@ class ReferencePatch {
     for (int j = 0; j < grid_.padded; ++j) mixed += values_.value[j] * values.value[j];
     const Ncc<T> result = ncc_of_moments(squares_, squares, mixed, grid_.count, options_.variance_floor);
     *ncc = result.value;
-    if (grad_x) differentiate(result, values, du, dv, grad_x, grad_normal);
+    if constexpr (kDerivatives) differentiate(result, values, du, dv, grad_x, grad_normal);
     return true;
   }
 
  private:
+  template <bool kDerivatives>
   bool project(const PlaneInSource<T>& source, T* u, T* v, T* du, T* dv) const {
     int good = 1;
 #pragma GCC ivdep
@@ -133,8 +138,10 @@ class ReferencePatch {
       const PatchSample<T> sample = sample_in_source(source, ray, grid_.a[j], grid_.b[j]);
       u[j] = sample.u;
       v[j] = sample.v;
-      du[j] = sample.du;
-      dv[j] = sample.dv;
+      if constexpr (kDerivatives) {
+        du[j] = sample.du;
+        dv[j] = sample.dv;
+      }
       good &= int(sample.ahead) & int(inside_image(sample.u, sample.v, images_.width, images_.height));
     }
     return good;
@@ -177,7 +184,8 @@ void patch_ncc(const PatchImages<T>& images, const PatchOptions& options, int64_
       for (int64_t at = i * sources; at < (i + 1) * sources; ++at) {
         T gradient[6] = {};
         ncc[at] = T(0);
-        valid[at] = comparable && patch.compare(source[at], ncc + at, jacobian_x ? gradient : nullptr, gradient + 3);
+        valid[at] = comparable && (jacobian_x ? patch.template compare<true>(source[at], ncc + at, gradient, gradient + 3)
+                                              : patch.template compare<false>(source[at], ncc + at, nullptr, nullptr));
         for (int d = 0; jacobian_x && d < 3; ++d) {
           jacobian_x[3 * at + d] = gradient[d];
           jacobian_normal[3 * at + d] = gradient[3 + d];
