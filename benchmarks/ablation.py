@@ -32,6 +32,8 @@ PARTS = {
     "no eikonal term": ["loss.eikonal_weight=0"],
     "no smoothness": ["loss.smoothness_weight=0"],
     "no photometric term": ["loss.photometric_weight=0"],
+    "photometric: 3 x 3 pixels": ["photometric.patches=[3]"],
+    "photometric: 7 x 7 pixels": ["photometric.patches=[7]"],
     "photometric: coarse levels": FROM_COARSE,
     "photometric: occlusion traced": ["photometric.occlusion=true"],
     "all levels from the beginning": ["train.geometry_full_at=0", "train.appearance_full_at=0"],
@@ -39,6 +41,13 @@ PARTS = {
     "no warm-up": ["train.warmup_steps=0"],
     "constant learning rate": ["train.lr_final=1"],
     "rays: a wide band": ["sampling.band_fraction=0.0625"],
+    "rays: three times as many": ["sampling.rays=3072"],
+    "masks: soft at first": ["loss.alpha=50", "loss.alpha_milestones=[0.125,0.25,0.375,0.5,0.625]"],
+    "grids: 12 levels of 2^17": [
+        f"model.{encoder}.hashgrid.{option}"
+        for encoder in ("implicit_network.encoder", "rendering_network.point_encoder")
+        for option in ("levels=12", "log2_table_size=17")
+    ],
 }
 
 

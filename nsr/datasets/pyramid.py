@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nsr.types import OBJECT_MASK, Scene
 
+ENOUGH_VIEWS = 8  # to judge the texture of all by
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -31,18 +32,19 @@ def grey_pyramid(scene: Scene, levels: int) -> list[Float[Tensor, "V H W"]]:
 
 
 def patch_side(grey: Float[Tensor, "V H W"], sides: tuple[int, ...], contrast: float) -> int:
-    """The smallest of the sides, which ascend, with which the square patch around half of the pixels says enough; else the last.
+    """The smallest of the sides, which ascend, with which the square patch around half of the pixels says enough;
+    else the largest that the images hold.
 
     How exactly a patch can be placed depends on how much its grey values differ in all: enough is where the root of the sum of
     their squared differences from their mean is `contrast`. The smaller a patch, the less it blurs what is not flat.
     """
-    for side in sides[:-1]:
-        if min(grey.shape[1:]) < side:
-            return side
+    grey = grey[:: max(len(grey) // ENOUGH_VIEWS, 1)]
+    fitting = [side for side in sides if side <= min(grey.shape[1:])] or [sides[0]]
+    for side in fitting[:-1]:
         energy = torch.cat([_energy(image, side) for image in grey])
         if len(energy) and energy.median() >= contrast**2:
             return side
-    return sides[-1]
+    return fitting[-1]
 
 
 def _energy(image: Float[Tensor, "H W"], side: int) -> Float[Tensor, " P"]:

@@ -18,7 +18,7 @@ from nsr.training.settings import PhotometricConfig
 from nsr.types import Cameras, Rays, Scene
 
 COARSEST_WIDTH = 50  # pixels, roughly
-HIDDEN = 0.3  # NCC
+HIDDEN = 0.3  # NCC by which a source must stay behind the best one to be taken for one that does not see the point
 CLEARANCE = 0.02  # scene units before a surface point within which nothing hides it
 
 
@@ -62,7 +62,6 @@ class PhotometricTerm:
             # Also lost is a ray whose fine patch has too little to compare with, if its coarse one has more.
             lost = ~(best.mean(dim=1, keepdim=True) > config.matched) & coarse.isfinite().any(dim=1, keepdim=True)
             best = torch.where(lost, coarse, best)
-        # A source that matches much worse than the best one does not see the point, whatever it shows there instead.
         counts = best.isfinite() & (best.detach() >= best.detach()[:, :1] - HIDDEN)
         return torch.where(counts, 1.0 - best, 0.0).sum() / counts.sum().clamp_min(1)
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from nsr.datasets.pyramid import LUMA, grey_pyramid
+from nsr.datasets.pyramid import LUMA, grey_pyramid, patch_side
 from nsr.geometry.cameras import level_cameras, project
 from tests.support.painted_ball import PaintedBall, photographs, ring_of_cameras
 
@@ -42,3 +42,29 @@ def test_cameras_of_a_level_see_a_point_at_the_same_place_of_the_image(level):
     # Edges of the image, half a pixel off its outermost centres, are the same place at every size.
     assert torch.allclose((coarse + 0.5) * 2**level, full + 0.5, atol=1e-3)
     assert level_cameras(cameras, level).width == 640 >> level
+
+
+def checkerboard(contrast: float) -> torch.Tensor:
+    """[10, 20, 24] views of a board of pixels that are contrast apart, with a border of background."""
+    v, u = torch.meshgrid(torch.arange(20), torch.arange(24), indexing="ij")
+    grey = (0.5 + contrast * ((u + v) % 2 - 0.5)).repeat(10, 1, 1)
+    grey[:, :, :3] = torch.nan
+    return grey
+
+
+@pytest.mark.parametrize(("contrast", "side"), [(0.1, 3), (0.04, 5), (0.03, 7), (0.01, 7), (0.0, 7)])
+def test_patches_are_as_small_as_the_texture_allows(contrast, side):
+    # Of side^2 pixels, half of which are contrast above the others, the root of the squares' sum is side * contrast / 2.
+    assert patch_side(checkerboard(contrast), (3, 5, 7), 0.09) == side
+
+
+def test_half_of_the_patches_decide():
+    grey = checkerboard(0.1)
+    grey[:, :, :9] = 0.5  # a third of it without texture
+    assert patch_side(grey, (3, 5, 7), 0.09) == 3
+    grey[:, :, :16] = 0.5
+    assert patch_side(grey, (3, 5, 7), 0.09) == 7
+
+
+def test_patches_fit_into_the_images():
+    assert patch_side(checkerboard(0.0)[:, :6], (3, 5, 7), 0.09) == 5

@@ -107,6 +107,24 @@ def test_views_that_something_hides_the_surface_from_do_not_count(scene):
     assert term._hidden(WavyBall(), point, torch.tensor([[15, 0, 0]]))[0, 0]  # on the far side of the ball itself
 
 
+def test_a_source_that_shows_something_else_does_not_count(scene):
+    """Every third photograph is noise: of the two sources of the others, the views beside them, one is."""
+    noise = torch.randint(256, scene.images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    spoilt = torch.where((torch.arange(30) % 3 == 0)[:, None, None, None], noise, scene.images)
+    batch, output = seen(scene, RADIUS)
+    clean = batch.view % 3 != 0
+    of_clean = clean[output.surface]
+    output = output._replace(
+        surface=output.surface & clean, points=output.points[of_clean], normal=output.normal[of_clean]
+    )
+
+    def loss(images: torch.Tensor) -> float:
+        term = term_of(dataclasses.replace(scene, images=images), sources=2, best=2, occlusion=False)
+        return term(WavyBall(), batch, output, step=100).item()
+
+    assert loss(spoilt) < loss(scene.images) + 0.02  # it would be about 0.5, were the noise to count
+
+
 def test_without_any_pair_to_compare_it_is_zero(scene):
     batch, output = seen(scene, RADIUS)
     loss = term_of(scene, min_angle=179.0, occlusion=False)(WavyBall(), batch, output, step=0)
