@@ -114,15 +114,14 @@ def test_a_source_that_shows_something_else_does_not_count(scene):
     batch, output = seen(scene, RADIUS)
     clean = batch.view % 3 != 0
     of_clean = clean[output.surface]
-    output = output._replace(
-        surface=output.surface & clean, points=output.points[of_clean], normal=output.normal[of_clean]
-    )
+    output = output._replace(surface=output.surface & clean, points=output.points[of_clean], normal=output.normal[of_clean])
 
     def loss(images: torch.Tensor) -> float:
-        term = term_of(dataclasses.replace(scene, images=images), sources=2, best=2, occlusion=False)
+        term = term_of(dataclasses.replace(scene, images=images), sources=2, best=2, patches=(5,), occlusion=False)
         return term(WavyBall(), batch, output, step=100).item()
 
-    assert loss(spoilt) < loss(scene.images) + 0.02  # it would be about 0.5, were the noise to count
+    # Some rays have the noise alone to compare with. Were it to count for all, the loss would be above 0.5.
+    assert loss(spoilt) < loss(scene.images) + 0.1
 
 
 def test_without_any_pair_to_compare_it_is_zero(scene):
