@@ -44,9 +44,9 @@ PARTS = {
     "rays: three times as many": ["sampling.rays=3072"],
     "masks: soft at first": ["loss.alpha=50", "loss.alpha_milestones=[0.125,0.25,0.375,0.5,0.625]"],
     "grids: 12 levels of 2^17": [
-        f"model.{encoder}.hashgrid.{option}"
-        for encoder in ("implicit_network.encoder", "rendering_network.point_encoder")
-        for option in ("levels=12", "log2_table_size=17")
+        "model.implicit_network.encoder.hashgrid.levels=12",
+        "model.implicit_network.encoder.hashgrid.log2_table_size=17",
+        "model.rendering_network.point_encoder.hashgrid.levels=12",
     ],
 }
 
