@@ -11,12 +11,9 @@ Backward rows are the backward pass alone. Nothing else should run on the machin
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import platform
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from nsr.utils.threads import set_thread_policy
@@ -75,23 +72,11 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-@contextlib.contextmanager
-def backend(name: str) -> Iterator[None]:
-    before = os.environ.get("NSR_BACKEND")
-    os.environ["NSR_BACKEND"] = name
-    try:
-        yield
-    finally:
-        os.environ.pop("NSR_BACKEND")
-        if before is not None:
-            os.environ["NSR_BACKEND"] = before
-
-
 def run(case: Case, size: str, machine: Machine, seconds: float) -> dict:
     """Times in seconds; reads: cache lines at random places."""
     times = {}
     for name in ("native", "reference"):
-        with backend(name):
+        with _ext.use_backend(name):
             times[name] = median_time(case.prepare(), machine.device, seconds)
     floor, limit = machine.floor(case.cost)
     return {

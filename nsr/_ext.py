@@ -8,9 +8,10 @@ Nothing is loaded on import. The environment variable NSR_BACKEND chooses per ca
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -100,6 +101,19 @@ def backend() -> Backend:
             _warned = True
             warnings.warn(f"{error} Using the PyTorch reference.", RuntimeWarning, stacklevel=3)
         return "reference"
+
+
+@contextlib.contextmanager
+def use_backend(name: Backend) -> Iterator[None]:
+    """NSR_BACKEND within a `with` block; afterwards it is what it was."""
+    before = os.environ.get("NSR_BACKEND")
+    os.environ["NSR_BACKEND"] = name
+    try:
+        yield
+    finally:
+        os.environ.pop("NSR_BACKEND")
+        if before is not None:
+            os.environ["NSR_BACKEND"] = before
 
 
 def check_device_served(kind: str) -> None:

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
-from nsr.datasets.sampling import dilate
 from nsr.geometry.cameras import level_cameras, project_all
+from nsr.geometry.masks import dilate, halved
 from nsr.geometry.visual_hull import carve, grid_axis
-from nsr.types import OBJECT_MASK, Cameras, Scene
+from nsr.types import Cameras, Scene
 
 DEPTH = 2.0  # voxels by which a mask must be wrong before it counts: silhouettes of a hull are no sharper than its voxels
 WITNESSES = 2  # views whose masks must stay unfilled for want of a voxel before it is missed
@@ -42,7 +41,7 @@ def disputed_pixels(
     """Pixels where a mask and the others disagree over more than DEPTH voxels, with their surroundings.
 
     Args:
-        masks: [V, H, W] uint8, OBJECT_MASK and above is object. cameras: V cameras in the scene frame.
+        masks: [V, H, W] uint8, 128 and above is object. cameras: V cameras in the scene frame.
         max_misses: how many masks may be wrong about one place; more than that are believed.
         resolution, extent: of the hull, see nsr.geometry.visual_hull.carve.
 
@@ -131,8 +130,7 @@ def _shrunk(masks: Tensor, cameras: Cameras, side: float) -> tuple[Bool[Tensor, 
     level = 0
     while voxel > VOXEL_PX * 2**level:
         level += 1
-    share = torch.stack([F.avg_pool2d((mask >= OBJECT_MASK).float()[None], 2**level)[0] for mask in masks])
-    return share >= 0.5, level_cameras(cameras, level), level
+    return halved(masks, level), level_cameras(cameras, level), level
 
 
 def _enlarged(images: Bool[Tensor, "V h w"], level: int, like: Tensor) -> Bool[Tensor, "V H W"]:

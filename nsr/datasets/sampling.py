@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nsr.types import OBJECT_MASK, Scene
+from nsr.geometry.masks import dilate, is_object
+from nsr.types import Scene
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class PixelSampler:
         self._order_generator = torch.Generator().manual_seed(seed)
         self._order, self._position = torch.empty(0, dtype=torch.long), 0
 
-        inside = scene.masks.to(device) >= OBJECT_MASK
+        inside = is_object(scene.masks.to(device))
         band = torch.stack([dilate(mask, band_px) & ~mask for mask in inside])
         self._known: Tensor | None = None  # all pixels that may be drawn, where these are not simply all
         if left_out is not None and left_out.any():
@@ -132,31 +133,6 @@ class PixelSampler:
         # index_select is ten times faster here than indexing with [] is.
         rgb, mask = self._rgb.index_select(0, index), self._mask.index_select(0, index)
         return PixelBatch(view, pixels, rgb.float().div_(255), mask.float().div_(255))
-
-
-def dilate(mask: Bool[Tensor, "H W"], radius: int) -> Bool[Tensor, "H W"]:
-    """True within a square of half side `radius` pixels around any True pixel.
-
-    The square is separable, and a window of any length is a few shifted ORs of windows of doubled length.
-    """
-    for dim in (0, 1):
-        for direction in (1, -1):
-            reach = 0
-            while reach < radius:
-                shift = min(reach + 1, radius - reach, mask.shape[dim])
-                mask = mask | _shifted(mask, dim, direction * shift)
-                reach += shift
-    return mask
-
-
-def _shifted(mask: Tensor, dim: int, shift: int) -> Tensor:
-    """`mask` moved by `shift` along `dim`, False moving in."""
-    length = mask.shape[dim]
-    out = torch.zeros_like(mask)
-    kept = length - abs(shift)
-    if kept > 0:
-        out.narrow(dim, max(shift, 0), kept).copy_(mask.narrow(dim, max(-shift, 0), kept))
-    return out
 
 
 def _indices(selected: Tensor) -> Tensor:

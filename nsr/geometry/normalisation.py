@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nsr.geometry.masks import is_object
 from nsr.geometry.poses import transform_cameras
 from nsr.geometry.visual_hull import carve, grid_axis
-from nsr.types import OBJECT_MASK, Cameras, Sphere
+from nsr.types import Cameras, Sphere
 from nsr.utils.errors import DataError
 
 OBJECT_MASK_RADIUS = 0.88  # of the unit sphere, taken by the object
@@ -37,7 +38,7 @@ def scene_normalisation(cameras_world: Cameras, masks: Tensor) -> np.ndarray:
     Raises:
         DataError: fewer than two usable views, parallel views, or silhouettes and cameras that do not agree.
     """
-    masks = masks if masks.dtype == torch.bool else masks >= OBJECT_MASK
+    masks = is_object(masks)
     used = masks.flatten(1).any(1).nonzero()[:, 0]
     if len(used) < 2:
         raise DataError(

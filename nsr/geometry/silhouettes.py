@@ -10,7 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsr.geometry.cameras import level_cameras, project_all
-from nsr.types import OBJECT_MASK, Cameras
+from nsr.geometry.masks import halved
+from nsr.geometry.visual_hull import signed_cell_distance
+from nsr.types import Cameras
 
 
 def silhouette_distance(
@@ -26,12 +28,8 @@ def silhouette_distance(
         points: [N, 3] in the frame of the cameras.
         width: pixels, roughly, across the images in which distances are measured; larger masks are halved.
     """
-    masks = masks if masks.dtype == torch.bool else masks >= OBJECT_MASK
     level = max(round(np.log2(masks.shape[2] / width)), 0)
-    cameras = level_cameras(cameras, level)
-    if level:
-        share = torch.nn.functional.avg_pool2d(masks[:, None].float(), 2**level)[:, 0]
-        masks = share >= 0.5
+    masks, cameras = halved(masks, level), level_cameras(cameras, level)
     largest = torch.full_like(points[:, 0], -torch.inf)
     for view, image in enumerate(_signed_pixel_distances(masks)):
         pixels, depth = (value[0] for value in project_all(cameras[view], points))
@@ -50,14 +48,11 @@ def _signed_pixel_distances(masks: Bool[Tensor, "V H W"]) -> Iterator[Float[Tens
     """Distance from each pixel centre to the silhouette, which runs half way between object and background pixels."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from scipy import ndimage
-
     def one(mask: Tensor) -> Tensor:
         inside = mask.cpu().numpy()
         if inside.all():
             return torch.full(mask.shape, -float(max(mask.shape)))
-        outwards, inwards = (ndimage.distance_transform_edt(side) for side in (~inside, inside))
-        return torch.from_numpy(np.where(inside, 0.5 - inwards, outwards - 0.5).astype(np.float32))
+        return torch.from_numpy(signed_cell_distance(inside))
 
     with ThreadPoolExecutor() as pool:  # scipy computes without the interpreter's lock
         yield from pool.map(one, masks)

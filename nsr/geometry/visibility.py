@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from nsr.geometry.cameras import project
-from nsr.types import OBJECT_MASK, Cameras
+from nsr.geometry.masks import dilate, is_object
+from nsr.types import Cameras
 from nsr.utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def seen_from(
     if views.masks is None:
         return seen, np.ones(len(seen), dtype=bool)
     column, row = torch.minimum(pixels.round().clamp(min=0), size - 1).long().unbind(-1)
-    return seen, _grown(views.masks[view])[row, column].numpy()
+    return seen, dilate(is_object(views.masks[view].cpu()), MASK_MARGIN)[row, column].numpy()
 
 
 def count_views(
@@ -134,10 +135,3 @@ def vertex_areas(mesh: trimesh.Trimesh) -> np.ndarray:
 def _at_vertices(faces: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
     """[count] the sum of the faces' values [F] at each vertex."""
     return np.bincount(faces.ravel(), weights=np.repeat(values, 3), minlength=count)
-
-
-def _grown(mask: Tensor) -> Tensor:
-    """A mask [H, W] as bool, grown by MASK_MARGIN pixels."""
-    mask = mask.cpu() if mask.dtype == torch.bool else mask.cpu() >= OBJECT_MASK
-    side = 2 * MASK_MARGIN + 1
-    return torch.nn.functional.max_pool2d(mask[None, None].float(), side, stride=1, padding=MASK_MARGIN)[0, 0] > 0

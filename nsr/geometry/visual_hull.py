@@ -5,15 +5,14 @@ The hull starts the network close to the object, tells cameras that do not fit t
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nsr.geometry.masks import is_object
 from nsr.ops.visual_hull import visual_hull
-from nsr.types import OBJECT_MASK, Cameras
+from nsr.types import Cameras
 from nsr.utils.errors import DataError
 
 
@@ -55,7 +54,7 @@ def carve(
     if masks.shape != (len(cameras), cameras.height, cameras.width):
         expected = f"[{len(cameras)}, {cameras.height}, {cameras.width}]"
         raise DataError(f"carve: expected one mask per camera at its image size, {expected}, got {list(masks.shape)}")
-    masks = masks if masks.dtype == torch.bool else masks >= OBJECT_MASK
+    masks = is_object(masks)
     axis = grid_axis(resolution, extent, masks.device)
     focals = cameras.intrinsics[:, [0, 1], [0, 1]].amax(-1).to(axis)
     reach = tolerance * 2 * extent / max(resolution - 1, 1)
@@ -82,15 +81,26 @@ def hull_signed_distance(
             f"visual hull: it is {state}, so the masks and the cameras do not belong together, or the object does not "
             "lie in the unit sphere; run `nsr data check` on the scene"
         )
-    box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in ndimage.find_objects(inside.astype(np.uint8))[0])
-    inwards = np.zeros(inside.shape)
-    with ThreadPoolExecutor(2) as pool:  # scipy computes without the interpreter's lock
-        outwards, inwards[box] = pool.map(ndimage.distance_transform_edt, (~inside, inside[box]))
-    voxels = np.where(inside, 0.5 - inwards, outwards - 0.5).astype(np.float32)
+    voxels = signed_cell_distance(inside)
     if smoothing > 0:
         voxels = ndimage.gaussian_filter(voxels, smoothing, mode="nearest")
     spacing = 2 * extent / (len(inside) - 1)
     return torch.from_numpy(voxels * np.float32(spacing)).to(occupancy.device)
+
+
+def signed_cell_distance(inside: np.ndarray) -> np.ndarray:
+    """Distance, float32, from each cell's centre to the surface half way between cells inside and outside; negative inside.
+
+    inside: bool, of any dimension; cells have side 1. Some of them have to be outside.
+    """
+    from scipy import ndimage
+
+    outwards = ndimage.distance_transform_edt(~inside)
+    inwards = np.zeros_like(outwards)
+    for extent in ndimage.find_objects(inside.astype(np.uint8)):  # one or none; the cells around it are the nearest outside
+        box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in extent)
+        inwards[box] = ndimage.distance_transform_edt(inside[box])
+    return np.where(inside, 0.5 - inwards, outwards - 0.5).astype(np.float32)
 
 
 def _projections(cameras: Cameras) -> Float[Tensor, "V 3 4"]:

@@ -122,8 +122,9 @@ def idr_losses(
     """
     rays = rgb.shape[0]
     mask = torch.where(output.free, 0.0, mask)  # a surface in free space is as wrong as one outside the silhouette
-    pure = (mask[output.surface] >= config.rgb_min_mask).nonzero()[:, 0]
-    photographed = rgb.index_select(0, output.surface.nonzero()[:, 0]).index_select(0, pure)
+    ray = output.surface.nonzero()[:, 0]
+    pure = (mask.index_select(0, ray) >= config.rgb_min_mask).nonzero()[:, 0]
+    photographed = rgb.index_select(0, ray.index_select(0, pure))
     terms = {
         "rgb": rgb_loss(output.rgb.index_select(0, pure), photographed, rays, config.rgb_quadratic_below),
         "mask": mask_loss(output.sdf, output.surface, mask, alpha, config.mask_missing_factor),

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from nsr.datasets.sampling import dilate
 from nsr.geometry.cameras import image_pixels, level_cameras, pixel_rays, project_all, ray_sphere
+from nsr.geometry.masks import dilate
 from nsr.geometry.visual_hull import grid_axis
 from nsr.training.segmentation import color_codes, color_log_odds, random_walker
 from nsr.training.settings import PhotometricConfig

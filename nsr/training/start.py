@@ -41,17 +41,14 @@ def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: to
             f"`nsr data check {scene.source or 'DIR'}`, "
             "or start from a sphere with start.type=sphere train.shape_rate=1"
         )
-    hull, stereo = Voxels(occupancy, radius), None
+    hull = Voxels(occupancy, radius)
+    stereo = StereoStart.blind(hull)
     if start.type == "stereo":
         stereo = carve_by_stereo(hull, scene, config.photometric, generator)
-    target = exact_hull(hull, scene)
-    if stereo is not None:
-        target = torch.maximum(target, carved_distance(hull, stereo.surface))
+    target = torch.maximum(exact_hull(hull, scene), carved_distance(hull, stereo.surface))
     _teach(model, target, stereo, start, config.train, generator)
-    empty, surface = ~hull.occupied, hull
-    if stereo is not None:
-        empty, surface = empty | stereo.seen_through.occupied, stereo.surface
-    return Voxels(empty & ~surface.grown(CLEARANCE).occupied, radius)
+    empty = ~hull.occupied | stereo.seen_through.occupied
+    return Voxels(empty & ~stereo.surface.grown(CLEARANCE).occupied, radius)
 
 
 def exact_hull(hull: Voxels, scene: Scene) -> Float[Tensor, "R R R"]:
@@ -81,7 +78,7 @@ def carved_distance(hull: Voxels, surface: Voxels) -> Float[Tensor, "R R R"]:
 def _teach(
     model: IDRModel,
     target: Float[Tensor, "R R R"],
-    stereo: StereoStart | None,
+    stereo: StereoStart,
     config: StartConfig,
     train: TrainConfig,
     generator: torch.Generator,
@@ -102,7 +99,7 @@ def _teach(
         points = torch.cat([uniform, (shell[chosen] + jitter).clamp(-extent, extent)])
         output = model.implicit_network(points)
         loss = (output.sdf - interpolate(target, points / extent)).abs().mean() + 0.01 * eikonal_loss(output.gradient)
-        if stereo is not None and len(stereo.points):
+        if len(stereo.points):
             seen = torch.randint(len(stereo.points), (config.points // 4,), generator=generator, device=device)
             there = model.implicit_network(stereo.points[seen])
             turned = (there.gradient - stereo.normals[seen]).square().sum(dim=-1)

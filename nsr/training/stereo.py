@@ -53,6 +53,12 @@ class StereoStart:
     points: Float[Tensor, "P 3"]
     normals: Float[Tensor, "P 3"]
 
+    @classmethod
+    def blind(cls, hull: Voxels) -> StereoStart:
+        """Where nothing was seen: the hull as it is."""
+        nowhere = torch.zeros(0, 3, device=hull.occupied.device)
+        return cls(hull, replace(hull, occupied=torch.zeros_like(hull.occupied)), nowhere, nowhere)
+
 
 @torch.no_grad()
 def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig, generator: torch.Generator) -> StereoStart:
@@ -71,7 +77,7 @@ def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig, gener
     points, normals = sweep.rays.at(planes.distance)[found], planes.normal[found]
     carved = sweep.carve(depths)
     if not carved.occupied.any():
-        return StereoStart(hull, replace(hull, occupied=torch.zeros_like(hull.occupied)), points[:0], normals[:0])
+        return StereoStart.blind(hull)
     seen_through = replace(hull, occupied=hull.occupied & ~carved.occupied)
     return StereoStart(sweep.without_remnants(carved, depths), seen_through, points, normals)
 
@@ -207,7 +213,7 @@ class PlaneSweep:
         labels, count = ndimage.label(carved.occupied.cpu().numpy())
         shell = np.bincount(np.where(ndimage.binary_erosion(labels > 0), 0, labels).ravel(), minlength=count + 1)
         # A depth lies on a piece, give or take a voxel.
-        points = torch.cat([self._points(view, depths) for view in range(len(depths))])
+        points = self.rays.at(depths[self.swept])
         around = torch.from_numpy(ndimage.grey_dilation(labels, size=3)).to(points.device).view(-1)
         found = around[self.hull.index(points[points.isfinite().all(dim=1)])].bincount(minlength=count + 1)
         keep = found.cpu().numpy() >= SUPPORT * shell

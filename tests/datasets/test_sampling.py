@@ -6,7 +6,8 @@ import pytest
 import torch
 from support.two_balls import two_balls
 
-from nsr.datasets.sampling import PixelSampler, dilate
+from nsr.datasets.sampling import PixelSampler
+from nsr.geometry.masks import dilate
 
 SCENE = two_balls(7, 60, 44)
 

@@ -1,30 +1,15 @@
 """Switches between the native library and the PyTorch reference."""
 
-import contextlib
-import os
-
 import jaxtyping
 import pytest
 
 from nsr import _ext
 
 
-@contextlib.contextmanager
-def use_backend(name: str):
-    before = os.environ.get("NSR_BACKEND")
-    os.environ["NSR_BACKEND"] = name
-    try:
-        yield
-    finally:
-        os.environ.pop("NSR_BACKEND")
-        if before is not None:
-            os.environ["NSR_BACKEND"] = before
-
-
 @pytest.fixture
 def backend():
     """`with backend("native"): ...`"""
-    return use_backend
+    return _ext.use_backend
 
 
 @pytest.fixture
