@@ -35,8 +35,10 @@ FEWER = 0.15  # what each source costs that a score does without
 AGREEING = 1  # sources that must have found the same depth, to TOLERANCE voxels
 TOLERANCE = 1.0
 MARGIN = 1.5  # voxels in front of a depth that stay
-WITNESSES = 2  # views that must see a voxel as free
+WITNESSES = 2  # views that must see a voxel as free, where none is certain of it
+CERTAIN = 0.1  # UNIQUE for a depth that is certain, if a ray beside confirms it
 SUPPORT = 0.1  # depths found per surface voxel of a piece of the hull, under which it may be a remnant
+EIGHT_AROUND = [(row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1)]  # of (1, 1)
 ALONE = 0.5  # share of the rays through such a piece that see nothing else of the object, from which it stays
 
 
@@ -71,11 +73,13 @@ def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig, gener
     tried, scores = sweep.scores()
     planes = PatchMatch(sweep, tried.gather(1, scores.argmax(dim=1, keepdim=True))[:, 0], generator)
     planes.refine()
-    depths = sweep.consistent(sweep.maps(sweep.matched(planes.distance, planes.score, tried, scores)))
+    matched = (planes.distance, planes.score, tried, scores)
+    depths = sweep.consistent(sweep.maps(sweep.matched(*matched)))
     # Planes that matched as the sweep has tried them are known to a step only, and nothing is known of their tilt.
     found = depths[sweep.swept].isfinite() & (planes.normal != -sweep.rays.directions).any(dim=-1)
     points, normals = sweep.rays.at(planes.distance)[found], planes.normal[found]
-    carved = sweep.carve(depths)
+    distinct = sweep.maps(sweep.matched(*matched, unique=CERTAIN)).isfinite()
+    carved = sweep.carve(depths, sweep.confirmed(depths, planes.normal) & distinct)
     if not carved.occupied.any():
         return StereoStart.blind(hull)
     seen_through = replace(hull, occupied=hull.occupied & ~carved.occupied)
@@ -143,13 +147,17 @@ class PlaneSweep:
         tried: Float[Tensor, "N T"],
         scores: Float[Tensor, "N T"],
         least: float = MATCHED,
+        unique: float = UNIQUE,
     ) -> Float[Tensor, " N"]:
-        """The distances whose planes match, better than least, and have no rival along their rays; the others are NaN."""
+        """The distances whose planes match, better than least, and have no rival along their rays; the others are NaN.
+
+        unique: by how much they must exceed the scores of all others.
+        """
         # Smooth shading and repeated patterns match at many depths, and in all views alike.
         nearest = (tried - distance[:, None]).abs().argmin(dim=1, keepdim=True)  # distances not tried are infinite
         beside = (torch.arange(tried.shape[1], device=tried.device) - nearest).abs() <= NEAR
         rival = scores.masked_fill(beside, -1.0).amax(dim=1)
-        return torch.where((score > least) & (score > rival + UNIQUE), distance, torch.nan)
+        return torch.where((score > least) & (score > rival + unique), distance, torch.nan)
 
     def depths(self, least: float = MATCHED) -> Float[Tensor, "V h w"]:
         """The distance at which a plane that faces each ray matches best, NaN where none does."""
@@ -185,20 +193,38 @@ class PlaneSweep:
             points = self._points(view, depths)
             agreeing = torch.zeros(len(points), dtype=torch.int16, device=points.device)
             for source in self.sources[view][self.sources[view] >= 0].tolist():
-                there, distance = self._look_up(source, points, depths)
+                there, distance, _ = self._look_up(source, points, depths)
                 agreeing += (there - distance).abs() < self._tolerance(source, distance)  # false for NaN
             swept = self.swept[view]
             kept[view, swept] = torch.where(agreeing >= least, depths[view, swept], torch.nan)
         return kept
 
-    def carve(self, depths: Float[Tensor, "V h w"]) -> Voxels:
-        """The hull without the voxels that lie well in front of the depths of enough views."""
+    def confirmed(self, depths: Float[Tensor, "V h w"], normals: Float[Tensor, "N 3"]) -> Bool[Tensor, "V h w"]:
+        """The depths on whose plane one of the eight rays around has found its own, to TOLERANCE voxels.
+
+        normals: of the planes of the N swept rays.
+        """
+        points = self.rays.at(depths[self.swept])
+        height, width = depths.shape[1:]
+        framed = points.new_full((len(depths), height + 2, width + 2, 3), torch.nan)
+        framed[:, 1:-1, 1:-1][self.swept] = points
+        found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        for row, column in EIGHT_AROUND:
+            beside = framed[:, row : row + height, column : column + width][self.swept]
+            found |= ((beside - points) * normals).sum(dim=-1).abs() < TOLERANCE * self.hull.size  # false for NaN
+        confirmed = torch.zeros_like(self.swept)
+        confirmed[self.swept] = found
+        return confirmed
+
+    def carve(self, depths: Float[Tensor, "V h w"], certain: Bool[Tensor, "V h w"]) -> Voxels:
+        """The hull without the voxels that lie well in front of the depths of enough views, or of one that is certain."""
         cells = self.hull.occupied.nonzero()
         points = self.axis[cells]
         free = torch.zeros(len(points), dtype=torch.int16, device=points.device)
         for view in range(len(depths)):
-            there, distance = self._look_up(view, points, depths)
-            free += distance < there - MARGIN * self.hull.size
+            there, distance, ray = self._look_up(view, points, depths)
+            witnesses = torch.where(certain[view].view(-1)[ray], WITNESSES, 1)
+            free += torch.where(distance < there - MARGIN * self.hull.size, witnesses, 0)
         carved = self.hull.occupied.clone()
         carved[cells[free >= WITNESSES].unbind(1)] = False
         return replace(self.hull, occupied=carved)
@@ -248,11 +274,13 @@ class PlaneSweep:
         """[N, 3] what the swept rays of a view see; NaN where that is not known."""
         return self.rays[self._of_view(view)].at(depths[view, self.swept[view]])
 
-    def _look_up(self, view: int, points: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
-        """What a view has found in the direction of points [N, 3], NaN where nothing, and how far away the points are."""
+    def _look_up(self, view: int, points: Tensor, depths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a view has found in the direction of points [N, 3], NaN where nothing, how far away the points are, and the
+        position of the ray in the view's flattened grid."""
         inside, ray = self._nearest(view, points)
         there = torch.where(inside, depths[view].view(-1)[ray], torch.nan)
-        return there, (points - self.cameras[view].centers).square().sum(dim=-1).sqrt()  # norm() is many times slower
+        distance = (points - self.cameras[view].centers).square().sum(dim=-1).sqrt()  # norm() is many times slower
+        return there, distance, ray
 
     def _nearest(self, view: int, points: Tensor) -> tuple[Tensor, Tensor]:
         """Whether points [N, 3] lie in a view, and the position of the ray nearest to each in the view's flattened grid."""

@@ -69,6 +69,42 @@ def test_what_is_in_front_of_the_surface_is_carved_and_the_object_is_not(scene):
     assert carved[front].float().mean() < 0.05
 
 
+def depths_of_the_ball(sweep: PlaneSweep) -> torch.Tensor:
+    """The true ones, [V, h, w]."""
+    along = -(sweep.rays.origins * sweep.rays.directions).sum(-1)
+    return sweep.maps(along - (along.square() - sweep.rays.origins.square().sum(-1) + RADIUS**2).sqrt())
+
+
+def test_one_view_carves_where_it_is_certain_and_only_two_where_not(scene):
+    sweep = PlaneSweep(scene, CONFIG, ball(0.85))
+    depths = depths_of_the_ball(sweep)
+    alone, both = (torch.where(torch.arange(len(depths))[:, None, None] < views, depths, torch.nan) for views in (1, 2))
+    nobody, all_ = (torch.full(depths.shape, certain) for certain in (False, True))
+    whole = sweep.hull.occupied
+    assert torch.equal(sweep.carve(alone, nobody).occupied, whole)
+    certain = sweep.carve(alone, all_).occupied
+    assert (whole & ~certain).sum() > 1000
+    of_two = sweep.carve(both, nobody).occupied
+    assert 0 < (whole & ~of_two).sum() < (whole & ~sweep.carve(both, all_).occupied).sum()
+    solid = ball(RADIUS - 2.0 * sweep.hull.size).occupied
+    assert certain[solid].float().mean() > 0.999  # a ray is looked up that passes a pixel beside
+
+
+def test_depths_confirm_each_other_on_one_plane_alone(scene):
+    sweep = PlaneSweep(scene, CONFIG, ball(0.85))
+    depths = depths_of_the_ball(sweep)
+    normals = torch.nn.functional.normalize(sweep.rays.at(depths[sweep.swept]), dim=-1)
+    known = depths.isfinite()
+    assert sweep.confirmed(depths, normals)[known].float().mean() > 0.95  # all but where neighbours are far apart, at the rim
+    assert not sweep.confirmed(depths, normals)[~known].any()
+    noise = torch.rand(len(normals), generator=torch.Generator().manual_seed(0))
+    scattered = sweep.maps(depths[sweep.swept] - 5.0 * noise)
+    assert sweep.confirmed(scattered, normals)[known].float().mean() < 0.3
+    single = torch.full_like(depths, torch.nan)
+    single[:, ::3, ::3] = depths[:, ::3, ::3]  # no two beside each other
+    assert not sweep.confirmed(single, normals).any()
+
+
 def test_a_hull_without_filled_cavities_stays(scene):
     exact = ball(RADIUS)
     carved = carve(exact, scene).surface.occupied
