@@ -89,6 +89,11 @@ class PixelSampler:
             parts.append(self._anywhere(left))
         return self._batch(torch.cat(parts))
 
+    def draw_inside(self, n: int) -> PixelBatch:
+        """n pixels inside the masks of all views, with replacement; anywhere, where the masks are empty."""
+        inside = self._pools[0]
+        return self._batch(inside.index_select(0, self._integers(len(inside), n)).long() if len(inside) else self._anywhere(n))
+
     def draw_from_image(self, n: int) -> PixelBatch:
         """n pixels anywhere in the next image of this epoch's random order (with replacement)."""
         if self._position >= len(self._order):

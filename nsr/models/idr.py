@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nsr.geometry.voxels import Voxels
@@ -131,11 +131,26 @@ class IDRModel(nn.Module):
         normal = torch.zeros_like(rays.origins)
         index = hits.hit.nonzero()[:, 0]
         if index.numel():
-            points = rays.at(hits.distance)[index]
-            surface = self.implicit_network(points)
-            rgb[index] = self.rendering_network(points, surface.gradient, rays.directions[index], surface.feature)
-            normal[index] = F.normalize(surface.gradient, dim=-1)
+            rgb[index], gradient = self._shade(rays, hits, index)
+            normal[index] = F.normalize(gradient, dim=-1)
         return RenderOutput(rgb, normal, hits.distance * hits.hit, hits.hit)
+
+    def surface_colors(self, rays: Rays) -> tuple[Float[Tensor, "S 3"], Int[Tensor, " S"]]:
+        """Colours of what rays see of the surface as it is: rgb [S, 3], and which [S] of the rays hit it.
+
+        Differentiable with respect to the rendering network alone.
+        """
+        hits = self.trace(rays)
+        index = hits.hit.nonzero()[:, 0]
+        return self._shade(rays, hits, index)[0], index
+
+    def _shade(self, rays: Rays, hits: SurfaceHits, index: Tensor) -> tuple[Tensor, Tensor]:
+        """rgb and the SDF's gradient, [S, 3] both, where the rays `index` hit; without gradient for the surface."""
+        directions = rays.directions.index_select(0, index)
+        with torch.no_grad():
+            points = rays.origins.index_select(0, index) + hits.distance.index_select(0, index)[:, None] * directions
+            surface = self.implicit_network(points)
+        return self.rendering_network(points, surface.gradient, directions, surface.feature), surface.gradient
 
     def forward(
         self,

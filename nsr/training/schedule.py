@@ -64,6 +64,13 @@ class Clock:
         self._since = None
 
 
+def stage(config: TrainConfig, progress: float) -> tuple[bool, float]:
+    """Whether only the colours learn by now, and how much of its stage, with or without the shape, the run has behind it."""
+    if progress < config.color_from:
+        return False, progress / config.color_from
+    return config.color_from < 1, (progress - config.color_from) / (1 - config.color_from) if config.color_from < 1 else 1.0
+
+
 def milestones_passed(milestones: tuple[float, ...], config: TrainConfig, epoch: int, progress: float) -> int:
     reached = epoch if config.milestone_unit == "epoch" else progress
     return sum(reached >= milestone for milestone in milestones)
@@ -86,8 +93,9 @@ def mask_alpha(loss: LossConfig, config: TrainConfig, epoch: int, progress: floa
 
 def show_detail(model: IDRModel, config: TrainConfig, progress: float) -> None:
     """Switch on the encoder levels that the surface and its colour may use at this point of the run."""
+    colors_only, of_stage = stage(config, progress)
 
     def visible(full_at: float) -> float:
-        return min(progress / full_at, 1.0) if full_at > 0 else 1.0
+        return min(of_stage / full_at, 1.0) if full_at > 0 and not colors_only else 1.0
 
     model.set_progress(visible(config.geometry_full_at), visible(config.appearance_full_at))

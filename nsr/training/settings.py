@@ -21,6 +21,7 @@ class SamplingConfig:
     them inside the masks, uniform_fraction anywhere, the rest in a band of band_fraction of the image width around the masks.
     volume_points: uniform points for the eikonal term, in the bounding ball's cube; neighbours: how many ray points get a
     neighbour, at a Gaussian offset of neighbour_sigma (scene units).
+    color_rays: pixels inside the masks per step in which only the colours learn (see train.color_from).
     """
 
     mode: Literal["image", "scene"] = "image"
@@ -31,10 +32,11 @@ class SamplingConfig:
     volume_points: int = 1024
     neighbours: int = 0
     neighbour_sigma: float = 0.01
+    color_rays: int = 8192
 
     def __post_init__(self) -> None:
-        if self.rays < 1:
-            raise ValueError(f"rays must be at least 1, got {self.rays}")
+        for name in ("rays", "color_rays"):
+            check(self, name, getattr(self, name) >= 1, "1 or more")
         if min(self.inside_fraction, self.uniform_fraction) < 0 or self.inside_fraction + self.uniform_fraction > 1:
             raise ValueError(
                 "inside_fraction and uniform_fraction must not be negative nor exceed 1 together, "
@@ -136,6 +138,8 @@ class TrainConfig:
     shape_rate: learning rates of the implicit network relative to the others, reached after a rise over warmup_steps steps. The
     colours that a new rendering network guesses say nothing about the shape, and Adam follows them as far as any others.
     geometry_full_at, appearance_full_at: progress at which the encoders of surface and colour show all their levels.
+    color_from: progress from which only the colours learn, on a shape that stays as it is: without the terms that shape needs a
+    step takes many times the pixels. All schedules run to their ends before; the rates of the colours then begin anew.
     """
 
     nepoch: int = 2000
@@ -151,6 +155,7 @@ class TrainConfig:
     milestone_unit: Literal["epoch", "progress"] = "epoch"
     geometry_full_at: float = 0.0
     appearance_full_at: float = 0.0
+    color_from: float = 1.0
     shape_rate: float = 1.0
     warmup_steps: int = 0
     checkpoint_seconds: float = 60.0
@@ -165,6 +170,7 @@ class TrainConfig:
             check(self, name, 0 < getattr(self, name) < math.inf, "more than 0")
         for name in ("geometry_full_at", "appearance_full_at"):
             check(self, name, 0 <= getattr(self, name) <= 1, "0 to 1")
+        check(self, "color_from", 0 < self.color_from <= 1, "more than 0, up to 1")
         check(self, "adam_betas", all(0 <= beta < 1 for beta in self.adam_betas), "two numbers from 0 up to but not 1")
         check(self, "lr_milestones", all(at >= 0 for at in self.lr_milestones), "0 or more each")
         check(self, "max_bad_steps", self.max_bad_steps >= 1, "1 or more")

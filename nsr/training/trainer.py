@@ -18,12 +18,12 @@ from nsr.geometry.poses import TrainableCameras
 from nsr.geometry.voxels import Voxels
 from nsr.models.exposure import AffineExposure
 from nsr.models.idr import IDRModel, TrainingOutput
-from nsr.models.losses import idr_losses
+from nsr.models.losses import idr_losses, rgb_loss
 from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
 from nsr.training.guards import BadStepGuard, TerminationSignal, is_out_of_memory
 from nsr.training.optimisers import Optimisers
 from nsr.training.photometric import PhotometricTerm
-from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape_rate_factor, show_detail
+from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape_rate_factor, show_detail, stage
 from nsr.training.settings import Config
 from nsr.training.start import start_from_hull
 from nsr.types import Cameras, Rays, Scene
@@ -70,11 +70,26 @@ class Trainer:
 
     def step(self) -> dict[str, float]:
         """One optimisation step; returns the losses by name. A step whose loss or gradient is not finite changes nothing."""
-        config, progress, epoch = self.config, self.clock.progress, self.clock.epoch
-        show_detail(self.model, config.train, progress)
-        of_shape = shape_rate_factor(config.train, self.clock.step)
-        self.optimisers.set_rate_factor(learning_rate_factor(config.train, epoch, progress), of_shape)
-        self.optimisers.set_camera_rate_factor(config.train.lr_final_cam**progress)
+        config = self.config.train
+        show_detail(self.model, config, self.clock.progress)
+        colors_only, progress = stage(config, self.clock.progress)
+        of_shape = shape_rate_factor(config, self.clock.step)
+        self.optimisers.set_rate_factor(learning_rate_factor(config, self.clock.epoch, progress), of_shape)
+        self.optimisers.set_camera_rate_factor(config.lr_final_cam**progress)
+        losses, rays = self._color_losses() if colors_only else self._losses(progress)
+        self.optimisers.zero_grad()
+        losses["loss"].backward()
+        # A gradient that is not finite anywhere is not finite in the layers behind the tables, which are quick to look at.
+        values = {name: loss.item() for name, loss in losses.items()}
+        if self.guard.accepts({**values, "gradient": self.optimisers.gradient_norm()}):
+            self.optimisers.step()
+        self.clock.step += 1
+        self.rays_seen += rays
+        return values
+
+    def _losses(self, progress: float) -> tuple[dict[str, Tensor], int]:
+        """The losses of shape and colours on fresh rays, and how many these are. progress: of the stage."""
+        config = self.config
         draw = self.sampler.draw_from_image if config.sampling.mode == "image" else self.sampler.draw
         batch = draw(self.rays)
         output = self._forward(batch)
@@ -84,29 +99,40 @@ class Trainer:
                 with torch.no_grad():
                     self.photometric.follow(self.cameras())
             photometric = self.photometric(self.model, batch, output, self.clock.step)
-        if self.exposure is not None:
-            output = output._replace(rgb=self.exposure(output.rgb, batch.view[output.surface]))
+        output = output._replace(rgb=self._exposed(output.rgb, batch.view[output.surface]))
         losses = idr_losses(
             output,
             batch.rgb,
             batch.mask,
             config.loss,
-            alpha=mask_alpha(config.loss, config.train, epoch, progress),
+            alpha=mask_alpha(config.loss, config.train, self.clock.epoch, progress),
             progress=progress,
             photometric=photometric,
         )
-        if self.exposure is not None:
-            losses["exposure"] = self.exposure.penalty()
-            losses["loss"] = losses["loss"] + config.exposure.weight * losses["exposure"]
-        self.optimisers.zero_grad()
-        losses["loss"].backward()
-        # A gradient that is not finite anywhere is not finite in the layers behind the tables, which are quick to look at.
-        values = {name: loss.item() for name, loss in losses.items()}
-        if self.guard.accepts({**values, "gradient": self.optimisers.gradient_norm()}):
-            self.optimisers.step()
-        self.clock.step += 1
-        self.rays_seen += len(batch)
-        return values
+        return self._with_exposure(losses), len(batch)
+
+    def _color_losses(self) -> tuple[dict[str, Tensor], int]:
+        """The losses of the colours alone on many more rays, in proportion to those of other steps, and how many."""
+        config = self.config
+        batch = self.sampler.draw_inside(max(config.sampling.color_rays * self.rays // config.sampling.rays, 1))
+        with torch.no_grad():
+            rays = self._rays(batch.view, batch.pixels)
+        rgb, hit = self.model.surface_colors(rays)
+        pure = batch.mask.index_select(0, hit) >= config.loss.rgb_min_mask
+        shown = self._exposed(rgb, batch.view.index_select(0, hit))
+        error = rgb_loss(shown[pure], batch.rgb.index_select(0, hit)[pure], len(batch), config.loss.rgb_quadratic_below)
+        return self._with_exposure({"loss": config.loss.rgb_weight * error, "rgb": error}), len(batch)
+
+    def _exposed(self, rgb: Tensor, view: Tensor) -> Tensor:
+        """Colours [S, 3] as the photographs [S] would show them."""
+        return rgb if self.exposure is None else self.exposure(rgb, view)
+
+    def _with_exposure(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With what the exposures' distance from the identity costs, where there are any."""
+        if self.exposure is None:
+            return losses
+        penalty = self.exposure.penalty()
+        return {**losses, "loss": losses["loss"] + self.config.exposure.weight * penalty, "exposure": penalty}
 
     def _forward(self, batch: PixelBatch) -> TrainingOutput:
         sampling = self.config.sampling

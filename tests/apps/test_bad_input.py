@@ -115,7 +115,7 @@ def test_a_gpu_that_torch_can_use_and_the_extension_cannot(command, scene, conf,
     [
         ("train.learning_rat=0.1", ["override 'train.learning_rat=0.1'", "train.learning_rat: unknown key", "'learning_rate'"]),
         ("sampling.rays=many", ["sampling.rays", "expected an integer", "'many'"]),
-        ("sampling.rays=0", ["sampling", "rays must be at least 1"]),
+        ("sampling.rays=0", ["sampling", "rays is 0", "1 or more"]),
         ("model.implicit_network.encoder.type=hashgird", ["unknown type 'hashgird'", "'hashgrid'", "vanilla"]),
         ("photographs", ["override 'photographs'", "dotted.key=value"]),
     ],

@@ -44,6 +44,17 @@ def test_shares_and_band():
     assert (drawn == near).all()  # every pixel of object and band has its turn
 
 
+def test_inside_draws_pixels_of_the_object_alone():
+    sampler = PixelSampler(SCENE)
+    batch = sampler.draw_inside(2000)
+    rgb, mask = values_at(batch)
+    torch.testing.assert_close(batch.rgb, rgb)
+    assert (mask > 0.5).all()
+    assert len(batch.view.unique()) == len(SCENE)
+    empty = PixelSampler(replace(SCENE, masks=torch.zeros_like(SCENE.masks)))
+    assert len(empty.draw_inside(50)) == 50
+
+
 def test_uniform_share_reaches_everything():
     batch = PixelSampler(SCENE, inside_share=0.0, uniform_share=1.0).draw(100_000)
     share = (SCENE.masks > 0).float().mean()

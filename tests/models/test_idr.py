@@ -62,6 +62,17 @@ def test_render_finds_the_surface_and_leaves_misses_white():
     assert (output.distance[50:] == 0).all()
 
 
+def test_surface_colors_are_those_of_the_rendering_and_leave_the_shape_alone():
+    model, rays = IDRModel.build(SMALL, 0), rays_at_the_origin(50)
+    rgb, index = model.surface_colors(rays)
+    rendered = model.render(rays)
+    assert torch.equal(index, rendered.hit.nonzero()[:, 0])
+    torch.testing.assert_close(rgb, rendered.rgb[index])
+    rgb.square().sum().backward()
+    assert all(p.grad is None for p in model.implicit_network.parameters())
+    assert all(p.grad is not None for p in model.rendering_network.parameters())
+
+
 def test_rendering_does_not_depend_on_chunks():
     model = IDRModel.build(SMALL, 0)
     rays = rays_at_the_origin(40)

@@ -7,7 +7,7 @@ import pytest
 
 from nsr.models.losses import LossConfig
 from nsr.training.run import split_views
-from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape_rate_factor, show_detail
+from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape_rate_factor, show_detail, stage
 from nsr.training.settings import TrainConfig
 
 
@@ -46,6 +46,25 @@ def test_detail_comes_with_progress():
     for progress in (0.1, 0.2, 0.8):
         show_detail(Model(), train, progress)
     assert shown == [(0.25, 1.0), (0.5, 1.0), (1.0, 1.0)]
+
+
+def test_colours_alone_come_last_and_both_stages_run_from_0_to_1():
+    train = TrainConfig(color_from=0.8, geometry_full_at=0.5)
+    assert stage(train, 0.0) == (False, 0.0)
+    assert stage(train, 0.4) == (False, pytest.approx(0.5))
+    assert stage(train, 0.8) == (True, pytest.approx(0.0))
+    assert stage(train, 0.9) == (True, pytest.approx(0.5))
+    assert stage(train, 1.0) == (True, pytest.approx(1.0))
+    assert stage(TrainConfig(), 1.0) == (False, 1.0)  # without that stage
+    shown = []
+
+    class Model:
+        def set_progress(self, geometry, appearance):
+            shown.append(geometry)
+
+    for progress in (0.2, 0.4, 0.81):
+        show_detail(Model(), train, progress)
+    assert shown == pytest.approx([0.5, 1.0, 1.0])
 
 
 def test_the_shape_learns_slower_and_warms_up():

@@ -138,7 +138,9 @@ def test_surface_moves_to_the_sphere():
 
 
 @pytest.mark.parametrize("cameras", [False, True])
-@pytest.mark.parametrize("config", [small_config(), vanilla_config()], ids=["instant", "vanilla"])
+@pytest.mark.parametrize(
+    "config", [small_config(), small_config(color_from=0.4), vanilla_config()], ids=["instant", "colours last", "vanilla"]
+)
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, config, cameras):
     scene = sphere_scene()
     straight = Trainer(config, scene, seed=3, train_cameras=cameras)
@@ -318,6 +320,46 @@ def test_the_shape_rate_slows_the_implicit_network_alone():
             assert distance < 1e-7, name
         elif name.endswith(("weight", "table")):
             assert distance > 1e-3, name
+
+
+@pytest.mark.parametrize("exposure", ["none", "affine"])
+def test_colours_alone_learn_last(exposure):
+    """From color_from on the shape and the cameras stay as they are, and the colours come closer to the photographs."""
+    config = small_config(nepoch=10, color_from=0.5)
+    config = dataclasses.replace(
+        config,
+        sampling=dataclasses.replace(config.sampling, color_rays=600),
+        exposure=dataclasses.replace(config.exposure, type=exposure),
+    )
+    trainer = Trainer(config, sphere_scene(), train_cameras=True)
+    shapes, colours, errors, rays = [], [], [], []
+
+    def look(trainer: Trainer, losses: dict[str, float]) -> None:
+        shape = [*trainer.model.implicit_network.parameters(), *trainer.poses.parameters()]
+        shapes.append(torch.cat([p.detach().flatten().clone() for p in shape]))
+        colours.append(torch.cat([p.detach().flatten().clone() for p in trainer.model.rendering_network.parameters()]))
+        errors.append(losses["rgb"])
+        rays.append(trainer.rays_seen)
+        assert ("mask" in losses) == (len(errors) <= 30)
+        assert ("exposure" in losses) == (exposure == "affine")
+
+    trainer.fit(on_step=look)
+    assert len(shapes) == 60
+    assert not torch.equal(shapes[28], shapes[29])
+    assert all(torch.equal(shape, shapes[29]) for shape in shapes[30:])
+    assert not torch.equal(colours[30], colours[29])
+    assert np.diff(rays[27:33]).tolist() == [128, 128, 600, 600, 600]
+    assert np.mean(errors[-6:]) < 0.8 * np.mean(errors[30:34])
+
+
+def test_a_step_of_colours_shrinks_with_the_others():
+    """Where memory has run out, both kinds of step take as much less."""
+    trainer = Trainer(small_config(nepoch=1, color_from=1e-6), sphere_scene())
+    trainer.start()
+    trainer.clock.step = 1
+    trainer.rays = 32  # of 128
+    trainer.step()
+    assert trainer.rays_seen == 8192 // 4
 
 
 def test_cameras_that_are_yet_to_be_corrected_bind_no_space():
