@@ -23,7 +23,7 @@ FROM_COARSE = ["photometric.levels=0", "photometric.matched=0.5"]  # what a star
 PARTS = {
     "everything": [],
     "start: hull, without stereo": ["start.type=hull", *FROM_COARSE],
-    "start: sphere": ["start.type=sphere", "train.shape_rate=1", *FROM_COARSE],
+    "start: sphere": ["start.type=sphere", "train.shape_rate=0.3", *FROM_COARSE],
     "no colour term": ["loss.rgb_weight=0"],
     "colour: L1": ["loss.rgb_quadratic_below=0"],
     "no mask term": ["loss.mask_weight=0"],
@@ -37,16 +37,18 @@ PARTS = {
     "photometric: coarse levels": FROM_COARSE,
     "photometric: occlusion traced": ["photometric.occlusion=true"],
     "all levels from the beginning": ["train.geometry_full_at=0", "train.appearance_full_at=0"],
-    "shape at the full rate": ["train.shape_rate=1"],
+    "shape at three times the rate": ["train.shape_rate=0.3"],
+    "colours at a third of the rate": ["train.learning_rate=3e-3", "train.table_learning_rate=1e-2", "train.shape_rate=0.3"],
+    "no stage of colours alone": ["train.color_from=1"],
     "no warm-up": ["train.warmup_steps=0"],
     "constant learning rate": ["train.lr_final=1"],
     "rays: a wide band": ["sampling.band_fraction=0.0625"],
-    "rays: three times as many": ["sampling.rays=3072"],
+    "rays: a third": ["sampling.rays=1024", "photometric.rays=512"],
     "masks: soft at first": ["loss.alpha=50", "loss.alpha_milestones=[0.125,0.25,0.375,0.5,0.625]"],
-    "grids: 12 levels of 2^17": [
-        "model.implicit_network.encoder.hashgrid.levels=12",
-        "model.implicit_network.encoder.hashgrid.log2_table_size=17",
-        "model.rendering_network.point_encoder.hashgrid.levels=12",
+    "grid of the shape: 8 levels of 2^16": [
+        "model.implicit_network.encoder.hashgrid.levels=8",
+        "model.implicit_network.encoder.hashgrid.log2_table_size=16",
+        "model.implicit_network.encoder.hashgrid.start_levels=6",
     ],
 }
 

@@ -66,9 +66,10 @@ class Clock:
 
 def stage(config: TrainConfig, progress: float) -> tuple[bool, float]:
     """Whether only the colours learn by now, and how much of its stage, with or without the shape, the run has behind it."""
-    if progress < config.color_from:
-        return False, progress / config.color_from
-    return config.color_from < 1, (progress - config.color_from) / (1 - config.color_from) if config.color_from < 1 else 1.0
+    begin = config.color_from
+    if progress < begin or begin == 1:
+        return False, progress / begin
+    return True, (progress - begin) / (1 - begin)
 
 
 def milestones_passed(milestones: tuple[float, ...], config: TrainConfig, epoch: int, progress: float) -> int:

@@ -26,7 +26,7 @@ _SMALL = (
     ),
     *("sampling.rays=64", "sampling.neighbours=16", "sampling.volume_points=32"),
     *("start.resolution=24", "start.steps=10", "start.points=128"),
-    *("train.shape_rate=1", "train.warmup_steps=0"),
+    *("train.shape_rate=0.3", "train.warmup_steps=0"),
 )
 
 
