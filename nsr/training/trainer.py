@@ -99,7 +99,8 @@ class Trainer:
                 with torch.no_grad():
                     self.photometric.follow(self.cameras())
             photometric = self.photometric(self.model, batch, output, self.clock.step)
-        output = output._replace(rgb=self._exposed(output.rgb, batch.view[output.surface]))
+        if self.exposure is not None:
+            output = output._replace(rgb=self.exposure(output.rgb, batch.view[output.surface]))
         losses = idr_losses(
             output,
             batch.rgb,
@@ -118,14 +119,11 @@ class Trainer:
         with torch.no_grad():
             rays = self._rays(batch.view, batch.pixels)
         rgb, hit = self.model.surface_colors(rays)
+        if self.exposure is not None:
+            rgb = self.exposure(rgb, batch.view.index_select(0, hit))
         pure = batch.mask.index_select(0, hit) >= config.loss.rgb_min_mask
-        shown = self._exposed(rgb, batch.view.index_select(0, hit))
-        error = rgb_loss(shown[pure], batch.rgb.index_select(0, hit)[pure], len(batch), config.loss.rgb_quadratic_below)
+        error = rgb_loss(rgb[pure], batch.rgb.index_select(0, hit)[pure], len(batch), config.loss.rgb_quadratic_below)
         return self._with_exposure({"loss": config.loss.rgb_weight * error, "rgb": error}), len(batch)
-
-    def _exposed(self, rgb: Tensor, view: Tensor) -> Tensor:
-        """Colours [S, 3] as the photographs [S] would show them."""
-        return rgb if self.exposure is None else self.exposure(rgb, view)
 
     def _with_exposure(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """With what the exposures' distance from the identity costs, where there are any."""
