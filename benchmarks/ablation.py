@@ -48,7 +48,6 @@ PARTS = {
     "grid of the shape: 8 levels of 2^16": [
         "model.implicit_network.encoder.hashgrid.levels=8",
         "model.implicit_network.encoder.hashgrid.log2_table_size=16",
-        "model.implicit_network.encoder.hashgrid.start_levels=6",
     ],
 }
 

@@ -24,7 +24,7 @@ _SMALL = (
         for encoder in ("implicit_network.encoder", "rendering_network.point_encoder")
         for option in ("levels=3", "base_resolution=4", "max_resolution=16", "log2_table_size=9", "start_levels=2")
     ),
-    *("sampling.rays=64", "sampling.neighbours=16", "sampling.volume_points=32"),
+    *("sampling.rays=64", "sampling.color_rays=64", "sampling.neighbours=16", "sampling.volume_points=32"),
     *("start.resolution=24", "start.steps=10", "start.points=128"),
     *("train.shape_rate=0.3", "train.warmup_steps=0"),
 )

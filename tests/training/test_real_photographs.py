@@ -115,8 +115,8 @@ def test_a_training_step_moves_the_photometric_term_along(scene):
 
 
 def test_the_rate_of_the_cameras_falls_as_asked(scene):
-    options = ["train.budget=0", "train.nepoch=1", "train.learning_rate_cam=0.01", "train.lr_final_cam=0.1"]
-    trainer = Trainer(tiny_config(*options), scene, train_cameras=True)
+    options = ["train.learning_rate_cam=0.01", "train.lr_final_cam=0.1", "train.color_from=1"]
+    trainer = Trainer(tiny_config("train.budget=0", "train.nepoch=1", *options), scene, train_cameras=True)
     for step in range(12):
         trainer.step()
         rate = trainer.optimisers.members["cameras"].param_groups[0]["lr"]
