@@ -83,7 +83,7 @@ class PixelSampler:
         for pool, share in zip(self._pools, self._shares, strict=True):
             count = min(round(n * share), left) if len(pool) else 0
             if count:
-                parts.append(pool.index_select(0, self._integers(len(pool), count)).long())
+                parts.append(self._from(pool, count))
             left -= count
         if left or not parts:
             parts.append(self._anywhere(left))
@@ -92,7 +92,7 @@ class PixelSampler:
     def draw_inside(self, n: int) -> PixelBatch:
         """n pixels inside the masks of all views, with replacement; anywhere, where the masks are empty."""
         inside = self._pools[0]
-        return self._batch(inside.index_select(0, self._integers(len(inside), n)).long() if len(inside) else self._anywhere(n))
+        return self._batch(self._from(inside, n) if len(inside) else self._anywhere(n))
 
     def draw_from_image(self, n: int) -> PixelBatch:
         """n pixels anywhere in the next image of this epoch's random order (with replacement)."""
@@ -125,6 +125,9 @@ class PixelSampler:
             return begin + self._integers(end - begin, count)
         first, last = torch.searchsorted(self._known, self._known.new_tensor([begin, end])).tolist()
         return self._known.index_select(0, first + self._integers(last - first, count)).long()
+
+    def _from(self, pool: Tensor, count: int) -> Tensor:
+        return pool.index_select(0, self._integers(len(pool), count)).long()
 
     def _integers(self, below: int, count: int) -> Tensor:
         return torch.randint(below, (count,), generator=self._generator, device=self._generator.device)

@@ -148,7 +148,7 @@ class IDRModel(nn.Module):
         """rgb and the SDF's gradient, [S, 3] both, where the rays `index` hit; without gradient for the surface."""
         directions = rays.directions.index_select(0, index)
         with torch.no_grad():
-            points = rays.origins.index_select(0, index) + hits.distance.index_select(0, index)[:, None] * directions
+            points = rays.at(hits.distance).index_select(0, index)
             surface = self.implicit_network(points)
         return self.rendering_network(points, surface.gradient, directions, surface.feature), surface.gradient
 

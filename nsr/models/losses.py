@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nsr.config import check
@@ -62,6 +62,22 @@ def rgb_loss(rgb: Float[Tensor, "S 3"], target: Float[Tensor, "S 3"], rays: int,
     minimum is less often a median between two sides of an edge.
     """
     return 2.0 * F.smooth_l1_loss(rgb, target, reduction="sum", beta=quadratic_below) / rays
+
+
+def color_loss(
+    shown: Float[Tensor, "S 3"],
+    ray: Int[Tensor, " S"],
+    rgb: Float[Tensor, "N 3"],
+    mask: Float[Tensor, " N"],
+    config: LossConfig,
+) -> Tensor:
+    """rgb_loss of the colours shown along S of a step's N rays, at the pixels that are pure (rgb_min_mask).
+
+    ray: which S of the rays; rgb, mask: the photographs' values at all of them.
+    """
+    pure = (mask.index_select(0, ray) >= config.rgb_min_mask).nonzero()[:, 0]
+    photographed = rgb.index_select(0, ray.index_select(0, pure))
+    return rgb_loss(shown.index_select(0, pure), photographed, rgb.shape[0], config.rgb_quadratic_below)
 
 
 def mask_loss(
@@ -120,13 +136,9 @@ def idr_losses(
     rgb, mask: the photographs' values at the step's rays; progress: fraction of the run, by which some weights fade;
     photometric: that term's value, in steps that have it.
     """
-    rays = rgb.shape[0]
     mask = torch.where(output.free, 0.0, mask)  # a surface in free space is as wrong as one outside the silhouette
-    ray = output.surface.nonzero()[:, 0]
-    pure = (mask.index_select(0, ray) >= config.rgb_min_mask).nonzero()[:, 0]
-    photographed = rgb.index_select(0, ray.index_select(0, pure))
     terms = {
-        "rgb": rgb_loss(output.rgb.index_select(0, pure), photographed, rays, config.rgb_quadratic_below),
+        "rgb": color_loss(output.rgb, output.surface.nonzero()[:, 0], rgb, mask, config),
         "mask": mask_loss(output.sdf, output.surface, mask, alpha, config.mask_missing_factor),
         "eikonal": eikonal_loss(output.gradient),
     }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ GRAZING = 0.1  # cosine between a plane's normal and its ray under which it is n
 FARTHEST = 10.0  # voxels by which a neighbour's plane may lie before or behind the neighbour
 
 # Of the rays around one, in the grid of its view: those beside it, and some further away.
-_NEIGHBOURS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
-_NEIGHBOURS += [(-3, 0), (3, 0), (0, -3), (0, 3), (-2, -2), (-2, 2), (2, -2), (2, 2)]
+_BESIDE = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+_NEIGHBOURS = [*_BESIDE, (-3, 0), (3, 0), (0, -3), (0, 3), (-2, -2), (-2, 2), (2, -2), (2, 2)]
 _REACH = 3
 
 
@@ -58,6 +58,19 @@ class PatchMatch:
                 self._try(*self._of_neighbours(which), which)
                 self._try(*self._changed(which, depth, tilt), which)
             depth, tilt = depth * NARROWER, tilt * NARROWER
+
+    def confirmed(self, depths: Float[Tensor, " N"], tolerance: float) -> Bool[Tensor, " N"]:
+        """On which planes one of the rays beside has found its own depth, to a tolerance in scene units.
+
+        depths: what the rays have found along themselves, NaN for nothing, which neither confirms nor is confirmed.
+        """
+        points = self.sweep.rays.at(depths)
+        found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        for step in self.step[: len(_BESIDE)]:
+            beside = self.grid.view(-1)[self.place + step]
+            offset = ((points[beside] - points) * self.normal).sum(dim=-1).abs()
+            found |= (beside >= 0) & (offset < tolerance)  # false for NaN
+        return found
 
     def _try(self, distance: Tensor, normal: Tensor, which: Tensor) -> None:
         """Keep planes for the rays `which` where they match better."""

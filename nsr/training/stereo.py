@@ -38,7 +38,6 @@ MARGIN = 1.5  # voxels in front of a depth that stay
 WITNESSES = 2  # views that must see a voxel as free, where none is certain of it
 CERTAIN = 0.1  # UNIQUE for a depth that is certain, if a ray beside confirms it
 SUPPORT = 0.1  # depths found per surface voxel of a piece of the hull, under which it may be a remnant
-EIGHT_AROUND = [(row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1)]  # of (1, 1)
 ALONE = 0.5  # share of the rays through such a piece that see nothing else of the object, from which it stays
 
 
@@ -73,13 +72,13 @@ def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig, gener
     tried, scores = sweep.scores()
     planes = PatchMatch(sweep, tried.gather(1, scores.argmax(dim=1, keepdim=True))[:, 0], generator)
     planes.refine()
-    matched = (planes.distance, planes.score, tried, scores)
-    depths = sweep.consistent(sweep.maps(sweep.matched(*matched)))
+    rival = sweep.rival(planes.distance, tried, scores)
+    depths = sweep.consistent(sweep.maps(sweep.matched(planes.distance, planes.score, rival)))
     # Planes that matched as the sweep has tried them are known to a step only, and nothing is known of their tilt.
     found = depths[sweep.swept].isfinite() & (planes.normal != -sweep.rays.directions).any(dim=-1)
     points, normals = sweep.rays.at(planes.distance)[found], planes.normal[found]
-    distinct = sweep.maps(sweep.matched(*matched, unique=CERTAIN)).isfinite()
-    carved = sweep.carve(depths, sweep.confirmed(depths, planes.normal) & distinct)
+    confirmed = planes.confirmed(depths[sweep.swept], TOLERANCE * hull.size)
+    carved = sweep.carve(depths, confirmed & (planes.score > rival + CERTAIN))
     if not carved.occupied.any():
         return StereoStart.blind(hull)
     seen_through = replace(hull, occupied=hull.occupied & ~carved.occupied)
@@ -140,30 +139,27 @@ class PlaneSweep:
             scores[which, sample] = self.score(tried[which, sample], -self.rays.directions[which], which)
         return tried, scores
 
-    def matched(
-        self,
-        distance: Float[Tensor, " N"],
-        score: Float[Tensor, " N"],
-        tried: Float[Tensor, "N T"],
-        scores: Float[Tensor, "N T"],
-        least: float = MATCHED,
-        unique: float = UNIQUE,
+    def rival(
+        self, distance: Float[Tensor, " N"], tried: Float[Tensor, "N T"], scores: Float[Tensor, "N T"]
     ) -> Float[Tensor, " N"]:
-        """The distances whose planes match, better than least, and have no rival along their rays; the others are NaN.
-
-        unique: by how much they must exceed the scores of all others.
-        """
-        # Smooth shading and repeated patterns match at many depths, and in all views alike.
+        """The best score along each ray at other depths than the one at a distance."""
         nearest = (tried - distance[:, None]).abs().argmin(dim=1, keepdim=True)  # distances not tried are infinite
         beside = (torch.arange(tried.shape[1], device=tried.device) - nearest).abs() <= NEAR
-        rival = scores.masked_fill(beside, -1.0).amax(dim=1)
-        return torch.where((score > least) & (score > rival + unique), distance, torch.nan)
+        return scores.masked_fill(beside, -1.0).amax(dim=1)
+
+    def matched(
+        self, distance: Float[Tensor, " N"], score: Float[Tensor, " N"], rival: Float[Tensor, " N"], least: float = MATCHED
+    ) -> Float[Tensor, " N"]:
+        """The distances whose planes match, better than least, and have no rival along their rays; the others are NaN."""
+        # Smooth shading and repeated patterns match at many depths, and in all views alike.
+        return torch.where((score > least) & (score > rival + UNIQUE), distance, torch.nan)
 
     def depths(self, least: float = MATCHED) -> Float[Tensor, "V h w"]:
         """The distance at which a plane that faces each ray matches best, NaN where none does."""
         tried, scores = self.scores()
         score, chosen = scores.max(dim=1, keepdim=True)
-        return self.maps(self.matched(tried.gather(1, chosen)[:, 0], score[:, 0], tried, scores, least))
+        distance = tried.gather(1, chosen)[:, 0]
+        return self.maps(self.matched(distance, score[:, 0], self.rival(distance, tried, scores), least))
 
     def maps(self, distance: Float[Tensor, " N"]) -> Float[Tensor, "V h w"]:
         """Values of the swept rays in the grids of their views, NaN elsewhere."""
@@ -199,32 +195,18 @@ class PlaneSweep:
             kept[view, swept] = torch.where(agreeing >= least, depths[view, swept], torch.nan)
         return kept
 
-    def confirmed(self, depths: Float[Tensor, "V h w"], normals: Float[Tensor, "N 3"]) -> Bool[Tensor, "V h w"]:
-        """The depths on whose plane one of the eight rays around has found its own, to TOLERANCE voxels.
+    def carve(self, depths: Float[Tensor, "V h w"], certain: Bool[Tensor, " N"]) -> Voxels:
+        """The hull without the voxels that lie well in front of the depths of enough views, or of one that is certain.
 
-        normals: of the planes of the N swept rays.
+        certain: which of the depths of the N swept rays are.
         """
-        points = self.rays.at(depths[self.swept])
-        height, width = depths.shape[1:]
-        framed = points.new_full((len(depths), height + 2, width + 2, 3), torch.nan)
-        framed[:, 1:-1, 1:-1][self.swept] = points
-        found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-        for row, column in EIGHT_AROUND:
-            beside = framed[:, row : row + height, column : column + width][self.swept]
-            found |= ((beside - points) * normals).sum(dim=-1).abs() < TOLERANCE * self.hull.size  # false for NaN
-        confirmed = torch.zeros_like(self.swept)
-        confirmed[self.swept] = found
-        return confirmed
-
-    def carve(self, depths: Float[Tensor, "V h w"], certain: Bool[Tensor, "V h w"]) -> Voxels:
-        """The hull without the voxels that lie well in front of the depths of enough views, or of one that is certain."""
+        witnesses = self.maps(torch.where(certain, float(WITNESSES), 1.0))  # for how many views a depth stands
         cells = self.hull.occupied.nonzero()
         points = self.axis[cells]
-        free = torch.zeros(len(points), dtype=torch.int16, device=points.device)
+        free = torch.zeros(len(points), device=points.device)
         for view in range(len(depths)):
             there, distance, ray = self._look_up(view, points, depths)
-            witnesses = torch.where(certain[view].view(-1)[ray], WITNESSES, 1)
-            free += torch.where(distance < there - MARGIN * self.hull.size, witnesses, 0)
+            free += torch.where(distance < there - MARGIN * self.hull.size, witnesses[view].view(-1)[ray], 0.0)
         carved = self.hull.occupied.clone()
         carved[cells[free >= WITNESSES].unbind(1)] = False
         return replace(self.hull, occupied=carved)

@@ -18,7 +18,7 @@ from nsr.geometry.poses import TrainableCameras
 from nsr.geometry.voxels import Voxels
 from nsr.models.exposure import AffineExposure
 from nsr.models.idr import IDRModel, TrainingOutput
-from nsr.models.losses import idr_losses, rgb_loss
+from nsr.models.losses import color_loss, idr_losses
 from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
 from nsr.training.guards import BadStepGuard, TerminationSignal, is_out_of_memory
 from nsr.training.optimisers import Optimisers
@@ -70,9 +70,9 @@ class Trainer:
 
     def step(self) -> dict[str, float]:
         """One optimisation step; returns the losses by name. A step whose loss or gradient is not finite changes nothing."""
-        config = self.config.train
-        show_detail(self.model, config, self.clock.progress)
-        colors_only, progress = stage(config, self.clock.progress)
+        config, of_run = self.config.train, self.clock.progress
+        show_detail(self.model, config, of_run)
+        colors_only, progress = stage(config, of_run)
         of_shape = shape_rate_factor(config, self.clock.step)
         self.optimisers.set_rate_factor(learning_rate_factor(config, self.clock.epoch, progress), of_shape)
         self.optimisers.set_camera_rate_factor(config.lr_final_cam**progress)
@@ -121,8 +121,7 @@ class Trainer:
         rgb, hit = self.model.surface_colors(rays)
         if self.exposure is not None:
             rgb = self.exposure(rgb, batch.view.index_select(0, hit))
-        pure = batch.mask.index_select(0, hit) >= config.loss.rgb_min_mask
-        error = rgb_loss(rgb[pure], batch.rgb.index_select(0, hit)[pure], len(batch), config.loss.rgb_quadratic_below)
+        error = color_loss(rgb, hit, batch.rgb, batch.mask, config.loss)
         return self._with_exposure({"loss": config.loss.rgb_weight * error, "rgb": error}), len(batch)
 
     def _with_exposure(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def test_one_view_carves_where_it_is_certain_and_only_two_where_not(scene):
     sweep = PlaneSweep(scene, CONFIG, ball(0.85))
     depths = depths_of_the_ball(sweep)
     alone, both = (torch.where(torch.arange(len(depths))[:, None, None] < views, depths, torch.nan) for views in (1, 2))
-    nobody, all_ = (torch.full(depths.shape, certain) for certain in (False, True))
+    nobody, all_ = (torch.full((len(sweep.view),), certain) for certain in (False, True))
     whole = sweep.hull.occupied
     assert torch.equal(sweep.carve(alone, nobody).occupied, whole)
     certain = sweep.carve(alone, all_).occupied
@@ -92,17 +92,18 @@ def test_one_view_carves_where_it_is_certain_and_only_two_where_not(scene):
 
 def test_depths_confirm_each_other_on_one_plane_alone(scene):
     sweep = PlaneSweep(scene, CONFIG, ball(0.85))
-    depths = depths_of_the_ball(sweep)
-    normals = torch.nn.functional.normalize(sweep.rays.at(depths[sweep.swept]), dim=-1)
-    known = depths.isfinite()
-    assert sweep.confirmed(depths, normals)[known].float().mean() > 0.95  # all but where neighbours are far apart, at the rim
-    assert not sweep.confirmed(depths, normals)[~known].any()
-    noise = torch.rand(len(normals), generator=torch.Generator().manual_seed(0))
-    scattered = sweep.maps(depths[sweep.swept] - 5.0 * noise)
-    assert sweep.confirmed(scattered, normals)[known].float().mean() < 0.3
-    single = torch.full_like(depths, torch.nan)
-    single[:, ::3, ::3] = depths[:, ::3, ::3]  # no two beside each other
-    assert not sweep.confirmed(single, normals).any()
+    maps = depths_of_the_ball(sweep)
+    depths = maps[sweep.swept]
+    planes = PatchMatch(sweep, depths.nan_to_num(), torch.Generator())
+    planes.normal = torch.nn.functional.normalize(sweep.rays.at(depths), dim=-1)
+    known, tolerance = depths.isfinite(), sweep.hull.size
+    assert planes.confirmed(depths, tolerance)[known].float().mean() > 0.95  # not at the rim, where neighbours are far apart
+    assert not planes.confirmed(depths, tolerance)[~known].any()
+    scattered = depths - 5.0 * torch.rand(len(depths), generator=torch.Generator().manual_seed(0))
+    assert planes.confirmed(scattered, tolerance)[known].float().mean() < 0.3
+    single = torch.full_like(maps, torch.nan)
+    single[:, ::3, ::3] = maps[:, ::3, ::3]  # no two beside each other
+    assert not planes.confirmed(single[sweep.swept], tolerance).any()
 
 
 def test_a_hull_without_filled_cavities_stays(scene):
