@@ -49,7 +49,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--eval_cameras", action="store_true", help="compare the trained cameras with the scene's")
     parser.add_argument("--reference", metavar="SCENE", help="scene with the true cameras (default: cameras.npz of the data)")
     parser.add_argument("--gt", type=Path, metavar="MESH", help="true mesh, in world units")
-    parser.add_argument("--resolution", type=int, default=256, help="marching-cubes cells per axis (default 256)")
+    parser.add_argument("--resolution", type=int, default=384, help="marching-cubes cells per axis (default 384)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default RUN/metrics.json)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     parser.set_defaults(run=run_eval)

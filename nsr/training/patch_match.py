@@ -11,20 +11,27 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
     from nsr.training.stereo import PlaneSweep
 
-ROUNDS = 12
+ROUNDS = 8  # of the search for planes that match, and of the one for planes that match and are shared
+SETTLING = 8
 TRIALS = 3  # planes of neighbours per round, and as many random ones
 CONTEST = 3  # neighbours of which the best matched passes on its plane
 DEPTH, TILT = 1.0, 0.7  # standard deviations of the first random changes: sweep voxels, and tangent of the angle
 NARROWER = 0.8  # what remains of these from round to round
+SETTLING_DEPTH, SETTLING_TILT = 0.5, 0.2  # the same while settling, in all rounds
+SETTLING_PASSES = 2  # planes of neighbours per round then, and one random one
 MATCHES = 0.97  # score from which a plane is left alone
 GRAZING = 0.1  # cosine between a plane's normal and its ray under which it is not tried
 FARTHEST = 10.0  # voxels by which a neighbour's plane may lie before or behind the neighbour
+SHARED = 0.6  # what a plane counts, beside its score, that all rays beside share
+ON_PLANE = 1.0  # voxels off a plane at which a ray beside shares it
+PLAUSIBLE = 0.5  # score from which a ray beside has a say
+SETTLED = 0.9  # share of the rays beside from which a plane that matches is left alone
 
 # Of the rays around one, in the grid of its view: those beside it, and some further away.
 _BESIDE = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
@@ -48,6 +55,7 @@ class PatchMatch:
         places = torch.tensor(_NEIGHBOURS, device=distance.device)
         self.step = places[:, 0] * self.grid.shape[2] + places[:, 1]
         self.place = (self.grid.view(-1) >= 0).nonzero()[:, 0]  # rays are numbered in the order of the grid
+        self.beside = self.grid.view(-1)[self.place[:, None] + self.step[: len(_BESIDE)]]  # [N, 8], -1 where there is none
 
     def refine(self) -> None:
         """Search for better planes."""
@@ -59,23 +67,71 @@ class PatchMatch:
                 self._try(*self._changed(which, depth, tilt), which)
             depth, tilt = depth * NARROWER, tilt * NARROWER
 
-    def confirmed(self, depths: Float[Tensor, " N"], tolerance: float) -> Bool[Tensor, " N"]:
-        """On which planes one of the rays beside has found its own depth, to a tolerance in scene units.
+    def settle(self) -> None:
+        """Search on for planes that match and that the rays beside share.
 
-        depths: what the rays have found along themselves, NaN for nothing, which neither confirms nor is confirmed.
+        What few views see matches best on a wrong plane more often than not, but on another one along every ray; planes on
+        which neighbours agree are true. (Xu and Tao, "Planar Prior Assisted PatchMatch", AAAI 2020, get their prior from
+        triangles between the surest points.)
         """
-        points = self.sweep.rays.at(depths)
-        found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-        for step in self.step[: len(_BESIDE)]:
-            beside = self.grid.view(-1)[self.place + step]
-            offset = ((points[beside] - points) * self.normal).sum(dim=-1).abs()
-            found |= (beside >= 0) & (offset < tolerance)  # false for NaN
-        return found
+        depth, tilt = SETTLING_DEPTH * self.sweep.hull.size, SETTLING_TILT
+        for _ in range(SETTLING):
+            plausible = self.plausible()
+            which = ((self.score < MATCHES) | (self.share(plausible) < SETTLED)).nonzero()[:, 0]
+            beside = self._beside(plausible, which)
+            for _ in range(SETTLING_PASSES):
+                self._try(*self._of_neighbours(which), which, beside)
+            self._try(*self._changed(which, depth, tilt), which, beside)
 
-    def _try(self, distance: Tensor, normal: Tensor, which: Tensor) -> None:
-        """Keep planes for the rays `which` where they match better."""
+    def plausible(self) -> Float[Tensor, " N"]:
+        """The planes' distances, NaN where they match badly."""
+        return torch.where(self.score > PLAUSIBLE, self.distance, torch.nan)
+
+    def share(self, depths: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Which share of the eight rays beside each ray have found what lies on the ray's plane.
+
+        depths: what the rays have found along themselves, NaN for nothing.
+        """
+        everyone = torch.arange(len(depths), device=depths.device)
+        return self._shared(self.distance, self.normal, everyone, self._beside(depths, everyone))
+
+    def with_those_beside(self, scores: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
+        """The scores at T places along each ray, averaged with the best within a step of them along the rays beside.
+
+        scores: -1 for what is not known, which does not count.
+        """
+        nearby = F.max_pool1d(scores[None], kernel_size=3, stride=1, padding=1)[0]
+        known = nearby > -1.0
+        total, count = scores.clone(), torch.ones_like(scores)
+        for beside in self.beside.T:
+            there = known[beside] & (beside >= 0)[:, None]
+            total += torch.where(there, nearby[beside], 0.0)
+            count += there
+        return total / count
+
+    def _beside(self, depths: Float[Tensor, " N"], which: Int[Tensor, " M"]) -> Float[Tensor, "M 8 3"]:
+        """What the rays beside each have found, relative to the ray's camera; NaN where there is none."""
+        beside = self.beside[which]
+        found = self.sweep.rays.at(depths)[beside] - self.sweep.rays.origins[which, None]
+        return torch.where(beside[..., None] >= 0, found, torch.nan)
+
+    def _shared(self, distance: Tensor, normal: Tensor, which: Tensor, beside: Float[Tensor, "M 8 3"]) -> Float[Tensor, " M"]:
+        """Which share of what the rays beside have found lies on planes of the rays `which`."""
+        height = distance * (normal * self.sweep.rays.directions[which]).sum(dim=-1)
+        off = ((beside * normal[:, None]).sum(dim=-1) - height[:, None]).abs()
+        return (off < ON_PLANE * self.sweep.hull.size).float().mean(dim=1)  # false for NaN
+
+    def _try(self, distance: Tensor, normal: Tensor, which: Tensor, beside: Tensor | None = None) -> None:
+        """Keep planes for the rays `which` where they match better.
+
+        beside: what the rays beside have found, see _beside; that they share a plane then counts too.
+        """
         score = self.sweep.score(distance, normal, which)
-        better = score > self.score[which]
+        gain = score - self.score[which]
+        if beside is not None:
+            own = self._shared(self.distance[which], self.normal[which], which, beside)
+            gain += SHARED * (self._shared(distance, normal, which, beside) - own)
+        better = gain > 0
         rays = which[better]
         self.distance[rays], self.normal[rays], self.score[rays] = distance[better], normal[better], score[better]
 

@@ -95,7 +95,7 @@ class PhotometricConfig:
     patches: tuple[int, ...] = (3, 5, 7, 9)
     contrast: float = 0.105
     occlusion: bool = True
-    min_std: float = 0.01
+    min_std: float = 0.002
     matched: float = 1.0
 
     def __post_init__(self) -> None:

@@ -25,10 +25,10 @@ from nsr.training.settings import PhotometricConfig
 from nsr.types import Scene
 
 WIDTH = 400  # pixels, roughly, of the images that are compared
-RAYS = 60_000  # swept, roughly, in all views
+RAYS = 60_000  # swept, roughly, in all views, with the smallest patches; larger ones overlap, and cost more
 LEAST_SIDE = 5  # pixels: smaller patches are found at many depths
 STEP = 1.25  # voxels between the depths tried
-MATCHED = 0.8  # score, see PlaneSweep.score, from which a depth counts
+MATCHED = 0.7  # score, see PlaneSweep.score, from which a depth counts
 UNIQUE = 0.05  # by how much it must exceed the scores at all depths more than NEAR steps away
 NEAR = 3
 FEWER = 0.15  # what each source costs that a score does without
@@ -36,7 +36,8 @@ AGREEING = 1  # sources that must have found the same depth, to TOLERANCE voxels
 TOLERANCE = 1.0
 MARGIN = 1.5  # voxels in front of a depth that stay
 WITNESSES = 2  # views that must see a voxel as free, where none is certain of it
-CERTAIN = 0.1  # UNIQUE for a depth that is certain, if a ray beside confirms it
+SHARED = 0.2  # share of the rays beside that must have found their depths on the same plane for a depth to count
+CERTAIN = 0.1, 0.1  # UNIQUE and SHARED, after the check for consistency, for a depth that is certain
 SUPPORT = 0.1  # depths found per surface voxel of a piece of the hull, under which it may be a remnant
 ALONE = 0.5  # share of the rays through such a piece that see nothing else of the object, from which it stays
 
@@ -72,13 +73,17 @@ def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig, gener
     tried, scores = sweep.scores()
     planes = PatchMatch(sweep, tried.gather(1, scores.argmax(dim=1, keepdim=True))[:, 0], generator)
     planes.refine()
-    rival = sweep.rival(planes.distance, tried, scores)
-    depths = sweep.consistent(sweep.maps(sweep.matched(planes.distance, planes.score, rival)))
+    planes.settle()
+    rival = sweep.rival(planes.distance, tried, planes.with_those_beside(scores))
+    matched = sweep.matched(planes.distance, planes.score, rival)
+    shared = planes.share(planes.plausible()) >= SHARED
+    depths = sweep.consistent(sweep.maps(torch.where(shared, matched, torch.nan)))
     # Planes that matched as the sweep has tried them are known to a step only, and nothing is known of their tilt.
     found = depths[sweep.swept].isfinite() & (planes.normal != -sweep.rays.directions).any(dim=-1)
     points, normals = sweep.rays.at(planes.distance)[found], planes.normal[found]
-    confirmed = planes.confirmed(depths[sweep.swept], TOLERANCE * hull.size)
-    carved = sweep.carve(depths, confirmed & (planes.score > rival + CERTAIN))
+    unique, share = CERTAIN
+    certain = (planes.score > rival + unique) & (planes.share(depths[sweep.swept]) >= share)
+    carved = sweep.carve(depths, certain)
     if not carved.occupied.any():
         return StereoStart.blind(hull)
     seen_through = replace(hull, occupied=hull.occupied & ~carved.occupied)
@@ -88,7 +93,8 @@ def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig, gener
 class PlaneSweep:
     """Views reduced to a sparse grid of rays, each with the distance from the camera to the surface it sees: [V, h, w].
 
-    width, rays: pixels across of the images compared, and how many rays there are in all views; both roughly.
+    width, rays: pixels across of the images compared, and how many rays there are in all views with patches of LEAST_SIDE
+    pixels, fewer in proportion with larger ones; both roughly.
     """
 
     def __init__(
@@ -102,6 +108,7 @@ class PlaneSweep:
         self.images = patch_images(grey, self.cameras)
         self.side = max(patch_side(grey, config.patches, config.contrast), LEAST_SIDE)
         self.sources = source_views(scene.cameras, config.sources, config.min_angle)
+        rays = rays * LEAST_SIDE / self.side
         self.stride = max(round(math.sqrt(grey.isfinite().sum().item() / rays)), 1)  # pixels between rays
         self.swept = grey[:, :: self.stride, :: self.stride].isfinite()  # [V, h, w] the rays that see the object
         self._number_rays()
