@@ -98,7 +98,7 @@ class PatchMatch:
     def with_those_beside(self, scores: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
         """The scores at T places along each ray, averaged with the best within a step of them along the rays beside.
 
-        scores: -1 for what is not known, which does not count.
+        scores: -1 for what is not known; along the rays beside, that does not count.
         """
         nearby = F.max_pool1d(scores[None], kernel_size=3, stride=1, padding=1)[0]
         known = nearby > -1.0

@@ -30,6 +30,7 @@ LEAST_SIDE = 5  # pixels: smaller patches are found at many depths
 STEP = 1.25  # voxels between the depths tried
 MATCHED = 0.7  # score, see PlaneSweep.score, from which a depth counts
 UNIQUE = 0.05  # by how much it must exceed the scores at all depths more than NEAR steps away
+DISTINCT = 0.08  # the same, where these scores are averaged with those of the rays beside
 NEAR = 3
 FEWER = 0.15  # what each source costs that a score does without
 AGREEING = 1  # sources that must have found the same depth, to TOLERANCE voxels
@@ -37,7 +38,7 @@ TOLERANCE = 1.0
 MARGIN = 1.5  # voxels in front of a depth that stay
 WITNESSES = 2  # views that must see a voxel as free, where none is certain of it
 SHARED = 0.2  # share of the rays beside that must have found their depths on the same plane for a depth to count
-CERTAIN = 0.1, 0.1  # UNIQUE and SHARED, after the check for consistency, for a depth that is certain
+CERTAIN = 0.1, 0.1  # DISTINCT and SHARED, after the check for consistency, for a depth that is certain
 SUPPORT = 0.1  # depths found per surface voxel of a piece of the hull, under which it may be a remnant
 ALONE = 0.5  # share of the rays through such a piece that see nothing else of the object, from which it stays
 
@@ -75,14 +76,14 @@ def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig, gener
     planes.refine()
     planes.settle()
     rival = sweep.rival(planes.distance, tried, planes.with_those_beside(scores))
-    matched = sweep.matched(planes.distance, planes.score, rival)
+    matched = sweep.matched(planes.distance, planes.score, rival, unique=DISTINCT)
     shared = planes.share(planes.plausible()) >= SHARED
     depths = sweep.consistent(sweep.maps(torch.where(shared, matched, torch.nan)))
     # Planes that matched as the sweep has tried them are known to a step only, and nothing is known of their tilt.
     found = depths[sweep.swept].isfinite() & (planes.normal != -sweep.rays.directions).any(dim=-1)
     points, normals = sweep.rays.at(planes.distance)[found], planes.normal[found]
-    unique, share = CERTAIN
-    certain = (planes.score > rival + unique) & (planes.share(depths[sweep.swept]) >= share)
+    distinct, share = CERTAIN
+    certain = (planes.score > rival + distinct) & (planes.share(depths[sweep.swept]) >= share)
     carved = sweep.carve(depths, certain)
     if not carved.occupied.any():
         return StereoStart.blind(hull)
@@ -155,11 +156,19 @@ class PlaneSweep:
         return scores.masked_fill(beside, -1.0).amax(dim=1)
 
     def matched(
-        self, distance: Float[Tensor, " N"], score: Float[Tensor, " N"], rival: Float[Tensor, " N"], least: float = MATCHED
+        self,
+        distance: Float[Tensor, " N"],
+        score: Float[Tensor, " N"],
+        rival: Float[Tensor, " N"],
+        least: float = MATCHED,
+        unique: float = UNIQUE,
     ) -> Float[Tensor, " N"]:
-        """The distances whose planes match, better than least, and have no rival along their rays; the others are NaN."""
+        """The distances whose planes match, better than least, and have no rival along their rays; the others are NaN.
+
+        unique: by how much their scores must exceed the rivals'.
+        """
         # Smooth shading and repeated patterns match at many depths, and in all views alike.
-        return torch.where((score > least) & (score > rival + UNIQUE), distance, torch.nan)
+        return torch.where((score > least) & (score > rival + unique), distance, torch.nan)
 
     def depths(self, least: float = MATCHED) -> Float[Tensor, "V h w"]:
         """The distance at which a plane that faces each ray matches best, NaN where none does."""
