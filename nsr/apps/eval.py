@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nsr.apps.options import add_resolution, check_resolution, check_suffix
 from nsr.utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--eval_cameras", action="store_true", help="compare the trained cameras with the scene's")
     parser.add_argument("--reference", metavar="SCENE", help="scene with the true cameras (default: cameras.npz of the data)")
     parser.add_argument("--gt", type=Path, metavar="MESH", help="true mesh, in world units")
-    parser.add_argument("--resolution", type=int, default=384, help="marching-cubes cells per axis (default 384)")
+    add_resolution(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default RUN/metrics.json)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     parser.set_defaults(run=run_eval)
@@ -57,7 +58,6 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def run_eval(args: argparse.Namespace) -> None:
-    from nsr.apps.options import check_resolution, check_suffix
 
     check_resolution(args.resolution)
     if args.out is not None:

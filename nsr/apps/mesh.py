@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nsr.apps.options import add_unseen_options, check_resolution, check_suffix
+from nsr.apps.options import add_resolution, add_unseen_options, check_resolution, check_suffix
 from nsr.utils.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", metavar="RUN", type=Path, help="run folder, or a checkpoint file in one")
     parser.add_argument("--out", type=Path, metavar="FILE", help="a .ply, .obj or .glb file (default RUN/mesh.ply)")
-    parser.add_argument("--resolution", type=int, default=512, help="marching-cubes cells per axis (default 512)")
+    add_resolution(parser, default=512)
     parser.add_argument(
         "--all-components",
         action="store_true",

@@ -13,6 +13,7 @@ from nsr.utils.errors import UsageError
 if TYPE_CHECKING:
     from nsr.types import Sphere
 
+RESOLUTION = 384  # of the meshes that figures are measured on, hence the same wherever they are
 MAX_RESOLUTION = 2048
 TRAIN_CAMERAS = (
     "refine the camera poses as well: from those of cameras_linear_init.npz where the scene has that file, else from its own; "
@@ -90,6 +91,10 @@ def check_folder(path: Path, option: str) -> None:
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
             raise UsageError(f"{option} {path}: {place} is a file; expected a folder, or a name that is free")
+
+
+def add_resolution(parser: argparse.ArgumentParser, default: int = RESOLUTION) -> None:
+    parser.add_argument("--resolution", type=int, default=default, help=f"marching-cubes cells per axis (default {default})")
 
 
 def check_resolution(resolution: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nsr.apps.options import (
     TRAIN_CAMERAS,
+    add_resolution,
     add_sphere,
     add_unseen_options,
     check_folder,
@@ -51,7 +52,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=whole_number(0, "a seed"), default=0, metavar="N", help="seed of every random draw (default 0)"
     )
-    parser.add_argument("--resolution", type=int, default=384, help="marching-cubes cells per axis (default 384)")
+    add_resolution(parser)
     add_unseen_options(parser)
     parser.add_argument("--train_cameras", action="store_true", help=TRAIN_CAMERAS)
     add_sphere(parser)

@@ -17,8 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from nsr.training.stereo import PlaneSweep
 
-ROUNDS = 8  # of the search for planes that match, and of the one for planes that match and are shared
-SETTLING = 8
+ROUNDS, SETTLING = 8, 8  # rounds of `refine`, and of `settle`
 TRIALS = 3  # planes of neighbours per round, and as many random ones
 CONTEST = 3  # neighbours of which the best matched passes on its plane
 DEPTH, TILT = 1.0, 0.7  # standard deviations of the first random changes: sweep voxels, and tangent of the angle
@@ -28,7 +27,7 @@ SETTLING_PASSES = 2  # planes of neighbours per round then, and one random one
 MATCHES = 0.97  # score from which a plane is left alone
 GRAZING = 0.1  # cosine between a plane's normal and its ray under which it is not tried
 FARTHEST = 10.0  # voxels by which a neighbour's plane may lie before or behind the neighbour
-SHARED = 0.6  # what a plane counts, beside its score, that all rays beside share
+SHARE_WEIGHT = 0.6  # what a plane counts, beside its score, that all rays beside share
 ON_PLANE = 1.0  # voxels off a plane at which a ray beside shares it
 PLAUSIBLE = 0.5  # score from which a ray beside has a say
 SETTLED = 0.9  # share of the rays beside from which a plane that matches is left alone
@@ -76,9 +75,9 @@ class PatchMatch:
         """
         depth, tilt = SETTLING_DEPTH * self.sweep.hull.size, SETTLING_TILT
         for _ in range(SETTLING):
-            plausible = self.plausible()
-            which = ((self.score < MATCHES) | (self.share(plausible) < SETTLED)).nonzero()[:, 0]
-            beside = self._beside(plausible, which)
+            beside = self._beside(self.plausible())
+            which = ((self.score < MATCHES) | (self._share_of(beside) < SETTLED)).nonzero()[:, 0]
+            beside = beside[which]
             for _ in range(SETTLING_PASSES):
                 self._try(*self._of_neighbours(which), which, beside)
             self._try(*self._changed(which, depth, tilt), which, beside)
@@ -92,8 +91,7 @@ class PatchMatch:
 
         depths: what the rays have found along themselves, NaN for nothing.
         """
-        everyone = torch.arange(len(depths), device=depths.device)
-        return self._shared(self.distance, self.normal, everyone, self._beside(depths, everyone))
+        return self._share_of(self._beside(depths))
 
     def with_those_beside(self, scores: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
         """The scores at T places along each ray, averaged with the best within a step of them along the rays beside.
@@ -109,28 +107,32 @@ class PatchMatch:
             count += there
         return total / count
 
-    def _beside(self, depths: Float[Tensor, " N"], which: Int[Tensor, " M"]) -> Float[Tensor, "M 8 3"]:
+    def _beside(self, depths: Float[Tensor, " N"]) -> Float[Tensor, "N 8 3"]:
         """What the rays beside each have found, relative to the ray's camera; NaN where there is none."""
-        beside = self.beside[which]
-        found = self.sweep.rays.at(depths)[beside] - self.sweep.rays.origins[which, None]
-        return torch.where(beside[..., None] >= 0, found, torch.nan)
+        found = self.sweep.rays.at(depths)[self.beside] - self.sweep.rays.origins[:, None]
+        return torch.where(self.beside[..., None] >= 0, found, torch.nan)
 
-    def _shared(self, distance: Tensor, normal: Tensor, which: Tensor, beside: Float[Tensor, "M 8 3"]) -> Float[Tensor, " M"]:
-        """Which share of what the rays beside have found lies on planes of the rays `which`."""
-        height = distance * (normal * self.sweep.rays.directions[which]).sum(dim=-1)
+    def _share_of(self, beside: Float[Tensor, "N 8 3"]) -> Float[Tensor, " N"]:
+        """Which share of what the rays beside have found, see _beside, lies on the planes of all rays."""
+        return self._shared(self.distance, self.normal, self.sweep.rays.directions, beside)
+
+    def _shared(self, distance: Tensor, normal: Tensor, directions: Tensor, beside: Tensor) -> Float[Tensor, " M"]:
+        """The same for any planes: at a distance [M] along directions [M, 3] of rays, with normals [M, 3]."""
+        height = distance * (normal * directions).sum(dim=-1)
         off = ((beside * normal[:, None]).sum(dim=-1) - height[:, None]).abs()
         return (off < ON_PLANE * self.sweep.hull.size).float().mean(dim=1)  # false for NaN
 
     def _try(self, distance: Tensor, normal: Tensor, which: Tensor, beside: Tensor | None = None) -> None:
         """Keep planes for the rays `which` where they match better.
 
-        beside: what the rays beside have found, see _beside; that they share a plane then counts too.
+        beside: [M, 8, 3] what the rays beside have found, see _beside; that they share a plane then counts too.
         """
         score = self.sweep.score(distance, normal, which)
         gain = score - self.score[which]
         if beside is not None:
-            own = self._shared(self.distance[which], self.normal[which], which, beside)
-            gain += SHARED * (self._shared(distance, normal, which, beside) - own)
+            directions = self.sweep.rays.directions[which]
+            own = self._shared(self.distance[which], self.normal[which], directions, beside)
+            gain += SHARE_WEIGHT * (self._shared(distance, normal, directions, beside) - own)
         better = gain > 0
         rays = which[better]
         self.distance[rays], self.normal[rays], self.score[rays] = distance[better], normal[better], score[better]
