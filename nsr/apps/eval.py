@@ -58,7 +58,6 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def run_eval(args: argparse.Namespace) -> None:
-
     check_resolution(args.resolution)
     if args.out is not None:
         check_suffix(args.out, (".json",))

@@ -42,6 +42,9 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--scale", type=float, default=1.0, help="picture size relative to the photographs (default 1)")
     parser.add_argument(
+        "--samples", type=int, default=2, metavar="N", help="N x N rays per pixel, of which it shows the mean (default 2)"
+    )
+    parser.add_argument(
         "--what", nargs="+", choices=("rgb", "normal"), default=["rgb"], help="what to show, side by side (default rgb)"
     )
     parser.add_argument(
@@ -60,6 +63,8 @@ def run_render(args: argparse.Namespace) -> None:
 
     if not 0.01 <= args.scale <= 16:
         raise UsageError(f"--scale {args.scale}: expected 0.01 to 16")
+    if not 1 <= args.samples <= 8:
+        raise UsageError(f"--samples {args.samples}: expected 1 to 8 rays per side of a pixel")
     if not 0.1 <= args.fps <= 120:
         raise UsageError(f"--fps {args.fps}: expected 0.1 to 120 pictures per second")
     for option, count in (("--spline", args.spline), ("--turntable", args.turntable)):
@@ -127,12 +132,13 @@ def _frames(run: Run, cameras: Cameras, views: list[int], args: argparse.Namespa
     console = Console(stderr=True)
     silent = not console.is_terminal
     for view in track(range(len(cameras)), "rendering", console=console, transient=True, disable=silent):
-        rgb, normal, hit = render_view(run.model, cameras, view, args.scale)
+        shown = render_view(run.model, cameras, view, args.scale, samples=args.samples)
+        rgb, hit = shown.rgb, shown.coverage > 0
         if args.own_exposure and views[view] in run.train_views:
             photograph = run.train_views.index(views[view])
             rgb[hit] = run.exposure(rgb[hit], torch.full_like(hit[hit], photograph, dtype=torch.long))
-        panels = {"rgb": rgb, "normal": 0.5 + 0.5 * normal}
-        picture = torch.cat([panels[what] for what in args.what], dim=1)
+        panels = {"rgb": rgb, "normal": 0.5 + 0.5 * shown.normal}
+        picture = torch.cat([shown.on_white(panels[what]) for what in args.what], dim=1)
         yield (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 

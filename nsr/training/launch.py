@@ -370,10 +370,10 @@ def write_preview(trainer: Trainer, path: Path) -> np.ndarray:
     """Photograph, rendering and normals of one training view side by side, [H, 3 W, 3] uint8; views take turns."""
     cameras, scene = trainer.cameras(), trainer.scene
     view = trainer.clock.step // trainer.config.train.preview_steps % len(scene)
-    rgb, normal, _ = render_view(trainer.model, cameras, view, scale=min(1.0, PREVIEW_WIDTH / cameras.width))
-    height, width = rgb.shape[:2]
+    shown = render_view(trainer.model, cameras, view, min(1.0, PREVIEW_WIDTH / cameras.width), samples=1)
+    height, width = shown.coverage.shape
     photograph = Image.fromarray(scene.images[view].cpu().numpy()).resize((width, height))
-    panels = [(panel.cpu().numpy() * 255).astype(np.uint8) for panel in (rgb, 0.5 + 0.5 * normal)]
+    panels = [(panel.cpu().numpy() * 255).astype(np.uint8) for panel in (shown.rgb, 0.5 + 0.5 * shown.normal)]
     picture = np.concatenate([np.asarray(photograph), *panels], axis=1)
     path.parent.mkdir(exist_ok=True)
     with atomic_write(path, "wb") as file:

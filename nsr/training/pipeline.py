@@ -164,10 +164,10 @@ def write_preview(
     raycaster = Raycaster(mesh)
     rows = []
     for view in evenly(list(range(len(views))), PREVIEW_VIEWS):
-        rgb, normal, hit = render_view(model, views.cameras, view)
-        shown_normal = (0.5 + 0.5 * normal) * hit[..., None] + (~hit[..., None]).float()
-        window = object_window(((views.masks[view] > 0) | hit.cpu()).numpy())
-        pictures = [views.images[view].numpy(), rgb, shown_normal, render_mesh(mesh, in_world, view, raycaster=raycaster)]
+        shown = render_view(model, views.cameras, view)
+        rgb, normal = (shown.on_white(picture) for picture in (shown.rgb, 0.5 + 0.5 * shown.normal))
+        window = object_window(((views.masks[view] > 0) | shown.silhouette.cpu()).numpy())
+        pictures = [views.images[view].numpy(), rgb, normal, render_mesh(mesh, in_world, view, raycaster=raycaster)]
         if heatmap is not None:
             pictures.append(render_mesh(heatmap, in_world, view, surface="colors", raycaster=raycaster))
         rows.append((views.view_names[view], [picture[window] for picture in pictures]))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -141,25 +142,51 @@ def scale_cameras(cameras: Cameras, scale: float) -> Cameras:
     return replace(cameras, intrinsics=resize @ cameras.intrinsics, width=width, height=height)
 
 
-def render_view(
-    model: IDRModel, cameras: Cameras, view: int, scale: float = 1.0, chunk: int = 2**16
-) -> tuple[Float[Tensor, "H W 3"], Float[Tensor, "H W 3"], Bool[Tensor, "H W"]]:
-    """Colour in [0, 1], unit normal (scene frame, 0 where nothing is hit) and silhouette of one scene-frame camera.
+class ViewRendering(NamedTuple):
+    """What a camera sees. rgb in [0, 1] and unit normal (scene frame) are those of the part of a pixel that shows the object;
+    where none does they are white and 0. coverage: how large that part is, 0 to 1."""
 
-    scale: size of the picture relative to the camera's; chunk: rays rendered at a time.
+    rgb: Float[Tensor, "H W 3"]
+    normal: Float[Tensor, "H W 3"]
+    coverage: Float[Tensor, "H W"]
+
+    @property
+    def silhouette(self) -> Bool[Tensor, "H W"]:
+        return self.coverage >= 0.5
+
+    def on_white(self, picture: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W 3"]:
+        """A picture of the object, such as `rgb`, in front of a white background."""
+        return 1 - self.coverage[..., None] * (1 - picture)
+
+
+def render_view(
+    model: IDRModel, cameras: Cameras, view: int, scale: float = 1.0, *, samples: int = 2, chunk: int = 2**16
+) -> ViewRendering:
+    """What one scene-frame camera sees.
+
+    scale: size of the picture relative to the camera's; samples: rays per side of a pixel, whose mean it shows, as one of a
+    photograph shows the mean of its area; chunk: rays rendered at a time.
     """
     device = model_device(model)
     camera = scale_cameras(cameras[view], scale).to(device)
-    pixels = image_pixels(camera.width, camera.height, device)
-    rays = pixel_rays(camera, torch.zeros(len(pixels), dtype=torch.long, device=device), pixels)
+    fine = scale_cameras(camera, samples)
+    pixels = image_pixels(fine.width, fine.height, device)
+    rays = pixel_rays(fine, torch.zeros(len(pixels), dtype=torch.long, device=device), pixels)
     output = model.render(rays, chunk)
-    shape = (camera.height, camera.width)
-    return output.rgb.reshape(*shape, 3), output.normal.reshape(*shape, 3), output.hit.reshape(shape)
+
+    def in_pixels(values: Tensor) -> Tensor:
+        parts = (values * output.hit[:, None]).reshape(camera.height, samples, camera.width, samples, -1)
+        return parts.mean(dim=(1, 3))
+
+    coverage = in_pixels(torch.ones_like(output.distance[:, None]))
+    rgb = torch.where(coverage > 0, in_pixels(output.rgb) / coverage, 1.0)
+    return ViewRendering(rgb, F.normalize(in_pixels(output.normal), dim=-1), coverage[..., 0])
 
 
 def evaluate_rendering(model: IDRModel, scene: Scene, *, per_view: bool = False, affine: bool = False) -> dict:
-    """Render every view of a scene and compare it with its photograph.
+    """Render every view of a scene, with four rays per pixel, and compare it with its photograph.
 
+    A pixel at the rim has the colour of the object's part of it alone (ViewRendering), as nobody renders the background.
     Returns the means over views of psnr, ssim (and lpips when installed), masked as nsr.evaluation.images states, and
     of iou (silhouettes); with per_view=True also "per_view", the same for each view by name; with affine=True also psnr_affine,
     after the affine map of colours that suits each photograph best: for runs that learned the exposures of their photographs,
@@ -169,12 +196,12 @@ def evaluate_rendering(model: IDRModel, scene: Scene, *, per_view: bool = False,
 
     views = {}
     for view, name in enumerate(scene.view_names):
-        rgb, _, hit = render_view(model, scene.cameras, view)
-        scores = image_metrics(rgb, scene.images[view], scene.masks[view])
+        shown = render_view(model, scene.cameras, view)
+        scores = image_metrics(shown.rgb, scene.images[view], scene.masks[view])
         if affine:
-            corrected = affine_corrected(rgb, scene.images[view], scene.masks[view])
+            corrected = affine_corrected(shown.rgb, scene.images[view], scene.masks[view])
             scores["psnr_affine"] = masked_psnr(corrected, scene.images[view], scene.masks[view])
-        views[name] = {**scores, "iou": silhouette_iou(hit, scene.masks[view])}
+        views[name] = {**scores, "iou": silhouette_iou(shown.silhouette, scene.masks[view])}
     names = next(iter(views.values()), {})
     means = {name: float(np.mean([scores[name] for scores in views.values()])) for name in names}
     return {**means, "per_view": views} if per_view else means

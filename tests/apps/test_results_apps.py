@@ -18,7 +18,7 @@ from nsr.apps.eval import CAMERAS, MESH, RENDERING
 from nsr.apps.main import main
 from nsr.geometry.meshes import load_mesh, vertex_colors
 from nsr.models.exposure import AffineExposure
-from nsr.training.results import run_figures
+from nsr.training.results import render_view, run_figures
 from nsr.utils.errors import DataError
 
 VIEWS, TRAINED, HELD_OUT = 6, [0, 1, 2, 4, 5], [3]
@@ -110,14 +110,23 @@ def test_mesh_refuses_what_cannot_be(run, capsys):
     assert not (run.folder / "none.ply").exists()
 
 
-def test_render_training_views_as_pictures(run):
+def test_render_training_views_as_pictures(run, capsys):
     assert main(["render", str(run.folder), "--what", "rgb", "normal"]) == 0
     files = sorted(path.name for path in (run.folder / "renders").iterdir())
     assert files == [f"view_{view:04d}.png" for view in TRAINED]
     picture = np.array(Image.open(run.folder / "renders" / "view_0002.png"))
     assert picture.shape == (30, 80, 3)
+    shown = render_view(run.model, run.load_scene().cameras, 2)
+    expected = (shown.on_white(shown.rgb) * 255).numpy()
+    assert np.abs(picture[:, :40] - expected).max() <= 1
+    assert ((shown.coverage > 0) & (shown.coverage < 1)).any()  # the rim is mixed with the background
+    assert main(["render", str(run.folder), "--samples", "1"]) == 0
+    stairs = np.array(Image.open(run.folder / "renders" / "view_0002.png"))
     photograph = run.load_scene().images[2].numpy()
-    assert np.abs(picture[:, :40].astype(int) - photograph).max() <= 1
+    far = (shown.coverage == 0).numpy() | (shown.coverage == 1).numpy()
+    assert np.abs(stairs[far].astype(int) - photograph[far]).max() <= 2
+    assert main(["render", str(run.folder), "--samples", "9"]) == 2
+    assert "--samples 9: expected 1 to 8 rays per side of a pixel" in capsys.readouterr().err
 
 
 def test_render_chosen_views_at_half_size(run, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsr.geometry.cameras import image_pixels, pixel_rays
+from nsr.training.results import render_view
 from nsr.types import Cameras, Rays, RenderOutput, Scene
 
 RADIUS = 0.6
@@ -61,9 +61,8 @@ def photographs(cameras: Cameras, model: PaintedBall) -> Scene:
     """The scene that the model explains, up to rounding to bytes."""
     images, masks = [], []
     for view in range(len(cameras)):
-        pixels = image_pixels(cameras.width, cameras.height)
-        output = model.render(pixel_rays(cameras, torch.full((len(pixels),), view), pixels))
-        images.append((output.rgb.clamp(0, 1) * 255).round().to(torch.uint8).reshape(cameras.height, cameras.width, 3))
-        masks.append(output.hit.to(torch.uint8).reshape(cameras.height, cameras.width) * 255)
+        shown = render_view(model, cameras, view)
+        images.append((shown.rgb.clamp(0, 1) * 255).round().to(torch.uint8))
+        masks.append(shown.silhouette.to(torch.uint8) * 255)
     names = tuple(f"{i:03d}" for i in range(len(cameras)))
     return Scene(torch.stack(images), torch.stack(masks), cameras, WORLD_FROM_SCENE, names, "ball")

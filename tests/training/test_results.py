@@ -80,18 +80,36 @@ def test_colour_views():
         vertex_colors(model, mesh, "mean")
 
 
+@pytest.mark.parametrize("samples", [1, 2, 3])
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
-def test_pictures_of_any_size_look_through_the_same_camera(scale):
+def test_pictures_of_any_size_look_through_the_same_camera(scale, samples):
     cameras = ring_of_cameras()
-    rgb, normal, hit = render_view(PaintedBall(), cameras, 1, scale)
-    assert rgb.shape == normal.shape == (round(30 * scale), round(40 * scale), 3)
+    shown = render_view(PaintedBall(), cameras, 1, scale, samples=samples)
+    assert shown.rgb.shape == shown.normal.shape == (round(30 * scale), round(40 * scale), 3)
     # The centroid of the silhouette, mapped back to the full picture, does not move with the scale.
-    rows, columns = hit.nonzero().float().mean(0)
-    full = render_view(PaintedBall(), cameras, 1)[2].nonzero().float().mean(0)
+    rows, columns = shown.silhouette.nonzero().float().mean(0)
+    full = render_view(PaintedBall(), cameras, 1, samples=1).silhouette.nonzero().float().mean(0)
     assert torch.allclose(torch.stack([rows + 0.5, columns + 0.5]) / scale, full + 0.5, atol=0.3)
-    assert torch.allclose(normal[hit].norm(dim=-1), torch.ones(int(hit.sum())), atol=1e-5)
-    assert (rgb[~hit] == 1).all()
-    assert (normal[~hit] == 0).all()
+    hit = shown.coverage > 0
+    assert torch.allclose(shown.normal[hit].norm(dim=-1), torch.ones(int(hit.sum())), atol=1e-5)
+    assert (shown.rgb[~hit] == 1).all()
+    assert (shown.normal[~hit] == 0).all()
+
+
+def test_a_pixel_shows_the_mean_of_the_rays_in_it_that_hit():
+    cameras, model = ring_of_cameras(), PaintedBall()
+    fine = render_view(model, cameras, 2, scale=3.0, samples=1)
+    shown = render_view(model, cameras, 2, samples=3)
+    hits = fine.coverage.reshape(30, 3, 40, 3)
+    assert torch.allclose(shown.coverage, hits.mean(dim=(1, 3)), atol=1e-6)
+    assert ((shown.coverage > 0) & (shown.coverage < 1)).any()
+    assert torch.equal(shown.silhouette, shown.coverage >= 0.5)
+    colors = fine.rgb.reshape(30, 3, 40, 3, 3)
+    covered = shown.coverage > 0
+    mean = (colors * hits[..., None]).sum(dim=(1, 3))[covered] / hits.sum(dim=(1, 3))[covered][:, None]
+    assert torch.allclose(shown.rgb[covered], mean, atol=1e-5)
+    # In front of white it is the mean of all rays, hits or not.
+    assert torch.allclose(shown.on_white(shown.rgb), colors.mean(dim=(1, 3)), atol=1e-5)
 
 
 def test_scaled_cameras_keep_the_corners_of_the_image():
