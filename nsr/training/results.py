@@ -169,18 +169,20 @@ def render_view(
     """
     device = model_device(model)
     camera = scale_cameras(cameras[view], scale).to(device)
-    fine = scale_cameras(camera, samples)
-    pixels = image_pixels(fine.width, fine.height, device)
-    rays = pixel_rays(fine, torch.zeros(len(pixels), dtype=torch.long, device=device), pixels)
-    output = model.render(rays, chunk)
-
-    def in_pixels(values: Tensor) -> Tensor:
-        parts = (values * output.hit[:, None]).reshape(camera.height, samples, camera.width, samples, -1)
-        return parts.mean(dim=(1, 3))
-
-    coverage = in_pixels(torch.ones_like(output.distance[:, None]))
-    rgb = torch.where(coverage > 0, in_pixels(output.rgb) / coverage, 1.0)
-    return ViewRendering(rgb, F.normalize(in_pixels(output.normal), dim=-1), coverage[..., 0])
+    pixels = image_pixels(camera.width, camera.height, device)
+    rgb, normal, hits = torch.zeros(len(pixels), 3, device=device), torch.zeros(len(pixels), 3, device=device), 0
+    # One ray of all pixels after the other: large pictures would not fit into memory as rays.
+    places = (torch.arange(samples, device=device) + 0.5) / samples - 0.5
+    for offset in torch.cartesian_prod(places, places):
+        rays = pixel_rays(camera, torch.zeros(len(pixels), dtype=torch.long, device=device), pixels + offset)
+        output = model.render(rays, chunk)
+        hit = output.hit[:, None].to(rgb.dtype)
+        rgb, normal, hits = rgb + hit * output.rgb, normal + hit * output.normal, hits + hit
+    rgb = torch.where(hits > 0, rgb / hits, 1.0)
+    shape = (camera.height, camera.width)
+    return ViewRendering(
+        rgb.reshape(*shape, 3), F.normalize(normal, dim=-1).reshape(*shape, 3), (hits / samples**2).reshape(shape)
+    )
 
 
 def evaluate_rendering(model: IDRModel, scene: Scene, *, per_view: bool = False, affine: bool = False) -> dict:
