@@ -16,9 +16,11 @@ import platform
 import sys
 from pathlib import Path
 
+from nsr.utils.memory import keep_freed_memory
 from nsr.utils.threads import set_thread_policy
 
 set_thread_policy()  # before torch is imported
+keep_freed_memory()
 
 import torch  # noqa: E402
 from floors import Machine, median_time  # noqa: E402

@@ -123,6 +123,7 @@ def test_base_says_what_was_published(name):
         "sampling.rays=0",
         "sampling.color_rays=0",
         "sampling.inside_fraction=-0.1",
+        "sampling.outline_fraction=-0.1",
         "sampling.volume_points=-1",
         "sampling.neighbours=-1",
         "sampling.neighbour_sigma=-0.01",

@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from nsr import __version__
 from nsr.utils.errors import NsrError, RetriableError, UsageError
+from nsr.utils.memory import keep_freed_memory
 from nsr.utils.threads import set_thread_policy
 
 COMMANDS = {
@@ -40,6 +41,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code and never raises, but for argparse's own SystemExit in --help."""
     set_thread_policy()
+    keep_freed_memory()
     try:
         with _sigterm_raises():
             code = _run(list(sys.argv[1:] if argv is None else argv))

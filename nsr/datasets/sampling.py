@@ -32,8 +32,9 @@ class PixelSampler:
     """Draws random pixels of a scene, held as flat uint8 tensors on one device.
 
     Two ways to draw:
-      `draw(n)` mixes pixels of all views: a share inside the masks, a share anywhere, and the rest in the band around
-      the silhouettes, where the mask loss has something to say. Shares that have no pixels go to the others.
+      `draw(n)` mixes pixels of all views: a share inside the masks, a share along their outlines (the pixels on both sides
+      of them), a share anywhere, and the rest in the band around the silhouettes, where the mask loss has something to say.
+      Shares that have no pixels go to the others.
       `draw_from_image(n)` takes n pixels of one image and walks through the images in a new random order each epoch,
       as IDR does.
     left_out: pixels that are never drawn.
@@ -45,13 +46,15 @@ class PixelSampler:
         *,
         seed: int = 0,
         inside_share: float = 0.7,
+        outline_share: float = 0.0,
         uniform_share: float = 0.05,
         band_px: int = 25,
         device: torch.device | str | None = None,
         left_out: Bool[Tensor, "V H W"] | None = None,
     ):
-        if not (inside_share >= 0 and uniform_share >= 0 and inside_share + uniform_share <= 1):
-            raise ValueError(f"PixelSampler: shares must be >= 0 and sum to <= 1, got {inside_share}, {uniform_share}")
+        shares = inside_share, outline_share, uniform_share
+        if min(shares) < 0 or sum(shares) > 1 + 1e-9:
+            raise ValueError(f"PixelSampler: shares must be >= 0 and sum to <= 1, got {', '.join(map(str, shares))}")
         device = scene.images.device if device is None else torch.device(device)
         self.views, self.height, self.width = scene.masks.shape
         self._rgb = scene.images.reshape(-1, 3).to(device)
@@ -62,15 +65,17 @@ class PixelSampler:
         self._order, self._position = torch.empty(0, dtype=torch.long), 0
 
         inside = is_object(scene.masks.to(device))
+        # The image border is no outline: behind it the object may go on.
+        outline = torch.stack([dilate(mask, 1) & dilate(~mask, 1) for mask in inside])
         band = torch.stack([dilate(mask, band_px) & ~mask for mask in inside])
         self._known: Tensor | None = None  # all pixels that may be drawn, where these are not simply all
         if left_out is not None and left_out.any():
             known = ~left_out.to(device)
-            inside, band, self._known = inside & known, band & known, _indices(known)
+            inside, outline, band, self._known = inside & known, outline & known, band & known, _indices(known)
             if not known.flatten(1).any(dim=1).all():
                 raise ValueError("PixelSampler: left_out leaves no pixel of some view; expected one or more of each")
-        self._pools = [_indices(inside), _indices(band)]
-        self._shares = [inside_share, 1 - inside_share - uniform_share]
+        self._pools = [_indices(inside), _indices(outline), _indices(band)]
+        self._shares = [inside_share, outline_share, 1 - sum(shares)]
 
     def __len__(self) -> int:
         """Number of pixels in all views."""

@@ -18,7 +18,8 @@ class SamplingConfig:
     """Which rays and points a step looks at.
 
     mode: image = uniform pixels of one photograph per step, as IDR; scene = pixels of all photographs, inside_fraction of
-    them inside the masks, uniform_fraction anywhere, the rest in a band of band_fraction of the image width around the masks.
+    them inside the masks, outline_fraction in the pixels on both sides of their outlines, uniform_fraction anywhere, the rest
+    in a band of band_fraction of the image width around the masks.
     volume_points: uniform points for the eikonal term, in the bounding ball's cube; neighbours: how many ray points get a
     neighbour, at a Gaussian offset of neighbour_sigma (scene units).
     color_rays: pixels inside the masks per step in which only the colours learn (see train.color_from).
@@ -27,6 +28,7 @@ class SamplingConfig:
     mode: Literal["image", "scene"] = "image"
     rays: int = 2048
     inside_fraction: float = 0.7
+    outline_fraction: float = 0.0
     uniform_fraction: float = 0.0
     band_fraction: float = 0.0625
     volume_points: int = 1024
@@ -37,15 +39,14 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         for name in ("rays", "color_rays"):
             check(self, name, getattr(self, name) >= 1, "1 or more")
-        if min(self.inside_fraction, self.uniform_fraction) < 0 or self.inside_fraction + self.uniform_fraction > 1:
-            raise ValueError(
-                "inside_fraction and uniform_fraction must not be negative nor exceed 1 together, "
-                f"got {self.inside_fraction} and {self.uniform_fraction}"
-            )
+        fractions = [f"{kind}_fraction" for kind in ("inside", "outline", "uniform", "band")]
+        for name in (*fractions, "volume_points", "neighbour_sigma"):
+            check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        shares = [getattr(self, name) for name in fractions[:3]]
+        if sum(shares) > 1 + 1e-9:
+            raise ValueError(f"the fractions inside, outline and uniform must not exceed 1 together, got {shares}")
         if not 0 <= self.neighbours <= self.rays:
             raise ValueError(f"neighbours must be in 0..rays = {self.rays}, got {self.neighbours}")
-        for name in ("volume_points", "neighbour_sigma", "band_fraction"):
-            check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Trainer:
             scene,
             seed=seed,
             inside_share=config.sampling.inside_fraction,
+            outline_share=config.sampling.outline_fraction,
             uniform_share=config.sampling.uniform_fraction,
             band_px=round(config.sampling.band_fraction * scene.cameras.width),
             device=self.device,

@@ -44,6 +44,30 @@ def test_shares_and_band():
     assert (drawn == near).all()  # every pixel of object and band has its turn
 
 
+def test_outline_is_the_pixels_on_both_sides():
+    masks = torch.zeros_like(SCENE.masks)
+    masks[:, 10:, 20:40] = 255  # leaves the image below
+    sampler = PixelSampler(replace(SCENE, masks=masks), inside_share=0.0, outline_share=1.0, uniform_share=0.0)
+    column, row = sampler.draw(20_000).pixels.unbind(-1)
+    drawn = torch.zeros(44, 60, dtype=torch.bool)
+    drawn[row.long(), column.long()] = True
+    expected = torch.zeros_like(drawn)
+    expected[9:, 19:41] = True
+    expected[11:, 21:39] = False
+    assert torch.equal(drawn, expected)
+
+
+def test_shares_of_all_kinds():
+    batch = PixelSampler(SCENE, inside_share=0.5, outline_share=0.3, uniform_share=0.0, band_px=4).draw(10_000)
+    inside = SCENE.masks > 127
+    beside = torch.stack([dilate(mask, 1) & ~mask for mask in inside])
+    column, row = batch.pixels.long().unbind(-1)
+    outer = beside.sum() / torch.stack([dilate(mask, 1) & dilate(~mask, 1) for mask in inside]).sum()
+    of_band = beside.sum() / torch.stack([dilate(mask, 4) & ~mask for mask in inside]).sum()
+    assert float(batch.mask.mean()) == pytest.approx(float(0.5 + 0.3 * (1 - outer)), abs=0.015)
+    assert float(beside[batch.view, row, column].float().mean()) == pytest.approx(float(0.3 * outer + 0.2 * of_band), abs=0.015)
+
+
 def test_inside_draws_pixels_of_the_object_alone():
     sampler = PixelSampler(SCENE)
     batch = sampler.draw_inside(2000)
@@ -130,8 +154,9 @@ def test_dilate_is_a_square_window(radius):
 
 
 def test_bad_shares_are_refused():
-    with pytest.raises(ValueError, match="shares"):
-        PixelSampler(SCENE, inside_share=0.8, uniform_share=0.3)
+    for inside, outline, uniform in ((0.8, 0.0, 0.3), (0.8, 0.3, 0.0), (0.8, -0.1, 0.0)):
+        with pytest.raises(ValueError, match="shares"):
+            PixelSampler(SCENE, inside_share=inside, outline_share=outline, uniform_share=uniform)
 
 
 @pytest.mark.parametrize("method", ["draw", "draw_from_image"])

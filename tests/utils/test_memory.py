@@ -1,0 +1,42 @@
+"""Freed memory stays with the process: asking for it again maps no new pages."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nsr.utils.memory import VARIABLES
+
+FAULTS = """
+import resource
+from nsr.utils.memory import keep_freed_memory
+{before}
+def faults_of_a_new_block():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = bytearray(200_000_000)  # larger than anything that glibc keeps by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults_of_a_new_block()
+print(keep, faults_of_a_new_block())
+"""
+
+
+def kept_and_faults(before: str, **environment: str) -> tuple[bool, int]:
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    command = [sys.executable, "-c", FAULTS.format(before=before)]
+    printed = subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=True).stdout
+    keep, faults = printed.split()
+    return keep == "True", int(faults)
+
+
+def test_freed_memory_is_used_again():
+    kept, faults = kept_and_faults("keep = keep_freed_memory()")
+    if not kept:
+        pytest.skip("this C library has no mallopt")
+    _, without = kept_and_faults("keep = False")
+    assert faults < 20 < without  # huge pages may make few of the latter
+
+
+def test_what_the_user_set_stays():
+    for name in VARIABLES:
+        assert not kept_and_faults("keep = keep_freed_memory()", **{name: "65536"})[0]
