@@ -60,6 +60,7 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help="; ".join(PARTS))
     parser.add_argument("--out", type=Path, required=True, help="where the runs go")
+    parser.add_argument("--holdout", type=int, metavar="N", help="views kept out of training, for scenes without ground truth")
     parser.add_argument("--options", default="", help="further options of nsr reconstruct, in one string")
     args = parser.parse_args()
 
@@ -79,9 +80,11 @@ def cell(scene: str, part: str, args: argparse.Namespace) -> str:
     if args.budget is None:
         overrides += ["train.budget=0", f"train.nepoch={args.epochs}"]
     folder = args.out / part.replace(":", "").replace(",", "").replace(" ", "_")
-    options = [*args.options.split(), *overrides]
+    held = ["--holdout", str(args.holdout)] if args.holdout else []
+    options = [*args.options.split(), *held, *overrides]
     runs = [reconstruct(scene, args.budget, seed, folder, options) for seed in args.seeds]
-    name, unit = ("chamfer_percent", "%") if "chamfer_percent" in runs[0] else ("psnr", "dB")
+    of_photographs = "dB" if runs[0]["psnr_views"] == "held out" else "dB, training views"
+    name, unit = ("chamfer_percent", "%") if "chamfer_percent" in runs[0] else ("psnr", of_photographs)
     values = [run[name] for run in runs]
     spread = f" ({min(values):.3g}-{max(values):.3g})" if len(values) > 1 else ""
     return f"{statistics.median(values):.4g} {unit}{spread}"

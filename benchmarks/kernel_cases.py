@@ -32,9 +32,10 @@ FLOAT = 4  # bytes
 CORNER_LINES = 4
 # Flops per feature of a cell: h; h and dh/dx (interpolate_cell of csrc/kernels/hash_grid.h).
 INTERPOLATE, INTERPOLATE_WITH_SLOPES = 21, 36
-LOCATE = 12  # flops per point and level
-SCATTER, SCATTER_WITH_SLOPES = 2, 12  # per corner and feature: a weight times a cotangent, added; corner_gradient
-ACTIVATE = 6  # per neuron: squareplus and its slope
+LOCATE = 6  # flops per point and level: x times the resolution, less the cell
+SCATTER = 2  # per corner and feature: a weight times a cotangent, added
+SCATTER_WITH_SLOPES = (INTERPOLATE_WITH_SLOPES + 8) / 8  # the transposed map, added at eight corners
+ACTIVATE, ACTIVATE_WITH_SLOPE = 5, 6  # per neuron: squareplus
 ADAM = 15  # per entry touched
 HARMONICS = 40  # per direction, degree 3
 WAVEFRONT_STATE = 2 * (12 * FLOAT + 7 * 4)  # bytes per evaluation: the state of a ray, read and written
@@ -48,8 +49,9 @@ class Size:
     overrides: tuple[str, ...] = ()
     points: int = 4096  # of a step: rays, volume and neighbours
     rays: int = 3072
-    patches: int = 512
+    patches: int = 1536  # as instant.conf has it, with the sources
     sources: int = 6
+    patch: int = 3  # pixels, the side that nsr.datasets.pyramid.patch_side chooses for the built-in scenes
     images: tuple[int, int, int] = (40, 300, 400)  # V, H, W
     hull: int = 128
 
@@ -138,7 +140,7 @@ def all_cases(size: Size, device: str) -> Iterator[Case]:
 
 
 def backward_of(forward: Callable[[], object], wanted: list[Tensor]) -> Callable[[], Callable[[], object]]:
-    """Times the backward pass alone, for random-like cotangents of all outputs."""
+    """Times the backward pass alone, for cotangents of one of all outputs."""
 
     def prepare() -> Callable[[], object]:
         outputs = forward()
@@ -207,13 +209,15 @@ def sdf_cases(inputs: Inputs) -> Iterator[Case]:
     c, outputs, gathers = levels * spec.features, network.layers[-1][0].shape[0], lookups(n, spec, levels)
     yield Case("sdf_network", without_grad(lambda: sdf_network(x, *network)), sdf_cost(network, n, n * 4 * FLOAT))
     # The SDF's gradient is a reverse pass through the hidden layers and the product with J.
-    flops = grid_flops(n, spec, levels, INTERPOLATE_WITH_SLOPES) + n * (2 * (m + out) + 2 * m + ACTIVATE * neurons + 6 * c)
+    flops = grid_flops(n, spec, levels, INTERPOLATE_WITH_SLOPES)
+    flops += n * (2 * (m + out) + 2 * m + ACTIVATE_WITH_SLOPE * neurons + 6 * c)
     stream = (n * (3 + outputs + 3) + parameters) * FLOAT
     yield Case("sdf_and_normal", lambda: lambda: sdf_and_normal(x, *network), Cost(flops, stream, gathers))
     # Backwards through that (csrc/kernels/sdf_network.h): per hidden layer W dp, q dp^T, W^T dz and dz a^T, per output layer
     # W^T dout and dout a^T; J g; and the scatter of both cotangents to the table.
-    flops = n * (8 * m + 4 * out + 2 * ACTIVATE * neurons + 6 * c + levels * LOCATE) + n * c * 8 * SCATTER_WITH_SLOPES
-    stream += (n * 3 + parameters + network.table.numel()) * FLOAT
+    flops = n * (8 * m + 4 * out + 2 * ACTIVATE_WITH_SLOPE * neurons + 6 * c + levels * LOCATE)
+    flops += n * c * 8 * SCATTER_WITH_SLOPES
+    stream += (parameters + network.table.numel()) * FLOAT
     wanted = [network.table, *(tensor for layer in network.layers for tensor in layer)]
     yield Case(
         "sdf_and_normal backward", backward_of(lambda: sdf_and_normal(x, *network), wanted), Cost(flops, stream, gathers)
@@ -252,17 +256,17 @@ def trace_cases(inputs: Inputs) -> Iterator[Case]:
 def color_cases(inputs: Inputs) -> Iterator[Case]:
     network, n = inputs.color, inputs.size.points
     spec, levels = network.spec, network.active_levels
-    m, out, neurons, parameters = weights(network)
+    m, out, _, parameters = weights(network)
     features = inputs.config.model.implicit_network.feature_size
     tensors = [2 * inputs.rand(n, 3) - 1, inputs.rand(n, 3), inputs.directions(n), inputs.rand(n, features)]
     given = sum(tensor.shape[1] for tensor in tensors)
     c, gathers = levels * spec.features, lookups(n, spec, levels)
-    flops = grid_flops(n, spec, levels, INTERPOLATE) + n * (2 * (m + out) + neurons + HARMONICS + 10 * 3)
+    flops = grid_flops(n, spec, levels, INTERPOLATE) + n * (2 * (m + out) + HARMONICS + 10 * 3)
     stream = (n * (given + 3) + parameters) * FLOAT
     yield Case("color_network", without_grad(lambda: color_network(*tensors, *network)), Cost(flops, stream, gathers))
     # To all but the view directions: W^T dz and dz a^T per layer, J^T to the points, the scatter to the table.
     tensors = [tensor.requires_grad_(i != 2) for i, tensor in enumerate(tensors)]
-    flops = n * (4 * (m + out) + neurons + 10 * 3 + 6 * c + levels * LOCATE) + n * c * 8 * SCATTER
+    flops = n * (4 * (m + out) + 10 * 3 + 6 * c + levels * LOCATE) + n * c * 8 * SCATTER
     stream += (n * (given - 3) + parameters + network.table.numel()) * FLOAT
     wanted = [tensors[0], tensors[1], tensors[3], network.table, *(tensor for layer in network.layers for tensor in layer)]
     yield Case(
@@ -272,7 +276,7 @@ def color_cases(inputs: Inputs) -> Iterator[Case]:
 
 def patch_cases(inputs: Inputs) -> Iterator[Case]:
     """Points on a ball that their reference view and most sources see."""
-    size, cameras, patch = inputs.size, inputs.cameras(), inputs.config.photometric.patch
+    size, cameras, patch = inputs.size, inputs.cameras(), inputs.size.patch
     (views, height, width), n, k = size.images, size.patches, size.sources
     images = patch_images(inputs.rand(views, height, width), cameras)
     view = (inputs.rand(n) * views).long()
@@ -286,15 +290,16 @@ def patch_cases(inputs: Inputs) -> Iterator[Case]:
     sources = closeness.topk(k + 1).indices[:, 1:]  # the nearest other views
     arguments = (x, normal, pixels, view, sources, images, patch)
 
-    samples = n * k * patch**2
-    lines = (patch + 1) * (n * k + n)  # one per row of pixels under a patch
+    pairs = int(patch_ncc(*arguments).valid.sum())  # the others end early
+    samples = pairs * patch**2
+    lines = (patch + 1) * (pairs + n)  # one per row of pixels under a patch
     stream = n * (8 * FLOAT + 8 + 8 * k) + n * k * (FLOAT + 1)
     # With the derivatives, which the forward pass computes while it has the samples.
     cost = Cost(samples * (PATCH_SAMPLE + PATCH_SLOPES), stream, ((lines, views * height * width * FLOAT),))
     yield Case("patch_ncc", lambda: lambda: patch_ncc(*arguments), cost)
-    stream = n * k * (1 + 6) * FLOAT + n * 6 * FLOAT
+    stream = n * k * FLOAT + n * 6 * FLOAT
     backward = backward_of(lambda: patch_ncc(*arguments).ncc, [x, normal])
-    yield Case("patch_ncc backward", backward, Cost(n * k * 12, stream))
+    yield Case("patch_ncc backward", backward, Cost(pairs * 12, stream))
 
 
 def adam_cases(inputs: Inputs) -> Iterator[Case]:

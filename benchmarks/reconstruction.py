@@ -4,7 +4,8 @@
 
 Each cell is the median over the seeds with the range behind it. Chamfer is symmetric, without alignment, in percent of the
 object radius, over the surface that at least two training views see (nsr/evaluation/chamfer.py states the protocol). Runs
-that exist in --out are not repeated. Nothing else should run on the machine meanwhile.
+that exist in --out are not repeated, and those of another command or commit are refused. Nothing else should run on the machine
+meanwhile.
 """
 
 from __future__ import annotations
@@ -48,16 +49,32 @@ def main() -> int:
 
 
 def reconstruct(scene: str, budget: float | None, seed: int, out: Path, options: list[str]) -> dict:
-    """The metrics of one run; raises CalledProcessError when it fails. budget: None where the options say when it ends."""
+    """The metrics of one run; ends the program where it fails. budget: None where the options say when it ends."""
     length = f"_{budget:g}s" if budget is not None else ""
     folder = out / f"{Path(scene).name}{length}_seed{seed}"
-    metrics = folder / "metrics.json"
+    end = ["--budget", str(budget)] if budget is not None else []
+    arguments = ["reconstruct", scene, *end, "--seed", str(seed), *options]
+    identity = {"arguments": arguments, "commit": commit()}
+    metrics, record = folder / "metrics.json", folder / "benchmark.json"
     if not metrics.is_file():
-        command = [sys.executable, "-m", "nsr.apps.main", "reconstruct", scene]
-        command += ["--budget", str(budget)] if budget is not None else []
-        command += ["--seed", str(seed), "--out", str(folder), *options]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "nsr.apps.main", *arguments, "--out", str(folder)]
+        ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if ended.returncode:
+            sys.exit(f"nsr {' '.join(arguments)}: exit {ended.returncode}: {ended.stderr.strip()[-500:]}")
+        record.write_text(json.dumps(identity))
+    found = json.loads(record.read_text()) if record.is_file() else None
+    if found != identity:
+        sys.exit(f"{folder}: holds a run of {found}; expected {identity}; name another --out")
     return json.loads(metrics.read_text())
+
+
+def commit() -> str:
+    """The commit of the code that runs, "-dirty" where files differ from it; nothing outside of a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def summary(values: list[float]) -> str:

@@ -120,6 +120,7 @@ def test_base_says_what_was_published(name):
         "start.steps=0",
         "start.points=1",
         "start.learning_rate=0",
+        "start.table_learning_rate=0",
         "sampling.rays=0",
         "sampling.color_rays=0",
         "sampling.inside_fraction=-0.1",

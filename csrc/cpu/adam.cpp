@@ -26,17 +26,15 @@ bool any_nonzero(const T* gradient) {
 }
 
 template <typename T>
-void update(const AdamRates<T> rates, int count, T* __restrict value, T* __restrict gradient, T* __restrict mean,
-            T* __restrict square, bool zero_gradient) {
+void update(const AdamRates<T> rates, int count, T* __restrict value, const T* __restrict gradient, T* __restrict mean,
+            T* __restrict square) {
 #pragma omp simd
   for (int i = 0; i < count; ++i) adam_entry(rates, gradient[i], value[i], mean[i], square[i]);
-  if (zero_gradient) std::memset(gradient, 0, size_t(count) * sizeof(T));
 }
 
 // Updates the touched ones of `blocks` <= kListed blocks.
 template <typename T>
-void update_listed(const AdamRates<T>& rates, int blocks, T* value, T* gradient, T* mean, T* square,
-                   bool zero_gradient) {
+void update_listed(const AdamRates<T>& rates, int blocks, T* value, const T* gradient, T* mean, T* square) {
   int touched[kListed + kAhead];
   int count = 0;
   for (int block = 0; block < blocks; ++block) {
@@ -49,26 +47,26 @@ void update_listed(const AdamRates<T>& rates, int blocks, T* value, T* gradient,
     NSR_PREFETCH(value + ahead);
     NSR_PREFETCH(mean + ahead);
     NSR_PREFETCH(square + ahead);
-    update(rates, kBlock, value + at, gradient + at, mean + at, square + at, zero_gradient);
+    update(rates, kBlock, value + at, gradient + at, mean + at, square + at);
   }
 }
 
 }  // namespace
 
 template <typename T>
-void adam_touched(const AdamRates<T>& rates, int64_t n, T* value, T* gradient, T* mean, T* square, bool zero_gradient) {
+void adam_touched(const AdamRates<T>& rates, int64_t n, T* value, const T* gradient, T* mean, T* square) {
   parallel_for(0, n / kBlock, kGrain / kBlock, [=](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; block += kListed) {
       const int64_t i = block * kBlock;
       const int blocks = int(last - block < kListed ? last - block : kListed);
-      update_listed(rates, blocks, value + i, gradient + i, mean + i, square + i, zero_gradient);
+      update_listed(rates, blocks, value + i, gradient + i, mean + i, square + i);
     }
   });
   const int64_t rest = n - n % kBlock;
-  update(rates, int(n - rest), value + rest, gradient + rest, mean + rest, square + rest, zero_gradient);
+  update(rates, int(n - rest), value + rest, gradient + rest, mean + rest, square + rest);
 }
 
-template void adam_touched<float>(const AdamRates<float>&, int64_t, float*, float*, float*, float*, bool);
-template void adam_touched<double>(const AdamRates<double>&, int64_t, double*, double*, double*, double*, bool);
+template void adam_touched<float>(const AdamRates<float>&, int64_t, float*, const float*, float*, float*);
+template void adam_touched<double>(const AdamRates<double>&, int64_t, double*, const double*, double*, double*);
 
 }  // namespace nsr::cpu

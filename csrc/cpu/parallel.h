@@ -6,7 +6,8 @@
 
 namespace nsr::cpu {
 
-// Calls fn(first, last) on disjoint ranges that cover [begin, end), each of at least `grain` items except the last.
+// Calls fn(first, last) on disjoint ranges that cover [begin, end): one per thread, but not more than ranges of `grain`
+// items would be.
 void parallel_for(int64_t begin, int64_t end, int64_t grain, const std::function<void(int64_t, int64_t)>& fn);
 
 }  // namespace nsr::cpu

@@ -6,23 +6,20 @@ namespace nsr::cuda {
 namespace {
 
 template <typename T>
-__global__ void adam_kernel(AdamRates<T> rates, int64_t n, T* value, T* gradient, T* mean, T* square,
-                            bool zero_gradient) {
+__global__ void adam_kernel(AdamRates<T> rates, int64_t n, T* value, const T* gradient, T* mean, T* square) {
   const int64_t i = thread_index();
   if (i >= n || gradient[i] == T(0)) return;
   adam_entry(rates, gradient[i], value[i], mean[i], square[i]);
-  if (zero_gradient) gradient[i] = T(0);
 }
 
 }  // namespace
 
 template <typename T>
-void adam_touched(void* stream, const AdamRates<T>& rates, int64_t n, T* value, T* gradient, T* mean, T* square,
-                  bool zero_gradient) {
-  NSR_CUDA_LAUNCH(stream, n, adam_kernel<T>, rates, n, value, gradient, mean, square, zero_gradient);
+void adam_touched(void* stream, const AdamRates<T>& rates, int64_t n, T* value, const T* gradient, T* mean, T* square) {
+  NSR_CUDA_LAUNCH(stream, n, adam_kernel<T>, rates, n, value, gradient, mean, square);
 }
 
-template void adam_touched<float>(void*, const AdamRates<float>&, int64_t, float*, float*, float*, float*, bool);
-template void adam_touched<double>(void*, const AdamRates<double>&, int64_t, double*, double*, double*, double*, bool);
+template void adam_touched<float>(void*, const AdamRates<float>&, int64_t, float*, const float*, float*, float*);
+template void adam_touched<double>(void*, const AdamRates<double>&, int64_t, double*, const double*, double*, double*);
 
 }  // namespace nsr::cuda

@@ -31,9 +31,9 @@ template <typename T>
 void hash_grid_scatter(const HashGrid& grid, int64_t n, int64_t entries, const T* x, const T* grad_h,
                        const T* grad_jacobian, T* grad_table);
 
-// One step on n entries; with zero_gradient, gradient is zeroed in the same pass.
+// One step on n entries.
 template <typename T>
-void adam_touched(const AdamRates<T>& rates, int64_t n, T* value, T* gradient, T* mean, T* square, bool zero_gradient);
+void adam_touched(const AdamRates<T>& rates, int64_t n, T* value, const T* gradient, T* mean, T* square);
 
 // The wavefront tracer: see kernels/sphere_trace.h for the rows of `state`, `flags` and `brackets`, and for `item`.
 // seek_minimum may be null (false for all rays).
@@ -125,8 +125,7 @@ void hash_grid_scatter(void* stream, const HashGrid& grid, int64_t n, int64_t en
                        const T* grad_jacobian, T* grad_table);
 
 template <typename T>
-void adam_touched(void* stream, const AdamRates<T>& rates, int64_t n, T* value, T* gradient, T* mean, T* square,
-                  bool zero_gradient);
+void adam_touched(void* stream, const AdamRates<T>& rates, int64_t n, T* value, const T* gradient, T* mean, T* square);
 
 template <typename T>
 void sphere_trace_start(void* stream, int64_t rays, const T* origins, const T* directions, double radius,

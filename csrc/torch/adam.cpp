@@ -17,7 +17,7 @@ void check_entry_tensor(const Tensor& tensor, const Tensor& value, const char* n
 }
 
 void adam_touched_(const Tensor& value, const Tensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq,
-                   int64_t step, double lr, double beta1, double beta2, double eps, bool zero_grad) {
+                   int64_t step, double lr, double beta1, double beta2, double eps) {
   check_entry_tensor(value, value, "value");
   check_entry_tensor(grad, value, "grad");
   check_entry_tensor(exp_avg, value, "exp_avg");
@@ -25,8 +25,8 @@ void adam_touched_(const Tensor& value, const Tensor& grad, const Tensor& exp_av
   TORCH_CHECK(step >= 1, "nsr::adam_touched_: expected step >= 1 (the first step is 1), got ", step);
   AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), "adam_touched_", [&] {
     NSR_LAUNCH(value, adam_touched, make_adam_rates<scalar_t>(step, lr, beta1, beta2, eps), value.numel(),
-               value.mutable_data_ptr<scalar_t>(), grad.mutable_data_ptr<scalar_t>(),
-               exp_avg.mutable_data_ptr<scalar_t>(), exp_avg_sq.mutable_data_ptr<scalar_t>(), zero_grad);
+               value.mutable_data_ptr<scalar_t>(), grad.const_data_ptr<scalar_t>(),
+               exp_avg.mutable_data_ptr<scalar_t>(), exp_avg_sq.mutable_data_ptr<scalar_t>());
   });
 }
 

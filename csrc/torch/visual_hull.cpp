@@ -31,6 +31,7 @@ Tensor visual_hull(const Tensor& masks, const Tensor& projections, const Tensor&
   TORCH_CHECK(masks.device() == projections.device(), "nsr::visual_hull: expected masks on ", projections.device(),
               ", as projections; got ", masks.device());
   TORCH_CHECK(reach >= 0, "nsr::visual_hull: expected reach >= 0, got ", reach);
+  TORCH_CHECK(max_misses >= 0, "nsr::visual_hull: expected max_misses >= 0, got ", max_misses);
 
   const Tensor masks_ = masks.contiguous(), projections_ = projections.contiguous();
   const Tensor focals_ = focals.contiguous(), axis_ = axis.contiguous();

@@ -137,23 +137,21 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def run_masks(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from nsr.datasets.detect import load_scene
     from nsr.evaluation.images import silhouette_iou
-    from nsr.training.estimated_masks import write_masks
+    from nsr.training.estimated_masks import with_silhouettes, write_masks
     from nsr.training.launch import RunRequest, read_config
-    from nsr.training.silhouettes import estimate_silhouettes
     from nsr.utils.errors import UsageError
 
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UsageError(f"--out {args.out}: already exists and is not empty; name a new folder or remove it first")
-    scene = load_scene(args.scene, sphere=the_sphere(args.sphere))
-    masks = estimate_silhouettes(scene, read_config(RunRequest(data=args.scene)).photometric)
-    write_masks(replace(scene, masks=masks), args.out)
+    sphere = the_sphere(args.sphere)
+    scene = load_scene(args.scene, sphere=sphere)
+    masked = with_silhouettes(scene, args.scene, read_config(RunRequest(data=args.scene)).photometric, sphere=sphere)
+    write_masks(masked, args.out)
     print(f"{args.out}: masks of {len(scene)} views; as {args.scene}/mask they are used instead of being estimated again")
     if scene.masked:
-        overlaps = [silhouette_iou(*pair) for pair in zip(masks.numpy(), scene.masks.numpy(), strict=True)]
+        overlaps = [silhouette_iou(*pair) for pair in zip(masked.masks.numpy(), scene.masks.numpy(), strict=True)]
         mean = sum(overlaps) / len(overlaps)
         print(f"overlap with the scene's own masks: {mean:.3f} on average, {min(overlaps):.3f} at least")
     return 0

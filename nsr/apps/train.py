@@ -17,9 +17,10 @@ EXAMPLES = """examples:
   nsr train --data_dir photos/cup loss.eikonal_weight=0.2 sampling.rays=2048
 
 The run is written to EXPS_FOLDER/EXPNAME[_SCAN_ID]/<time stamp>; EXPNAME is by default the configuration's name, and the
-scene folder's where there is no scan ID. --nepoch or --budget alone is the run's only end, whatever
-the configuration says; with both, the run ends at the first. A continued run keeps its configuration, views and seed; only its
-end may move. Exit codes: 0 done; 75 stopped with its state saved, run again with --is_continue; anything else is final."""
+scene folder's where there is no scan ID. --nepoch or --budget alone is the run's only end, whatever the configuration says;
+with both, or one of them and train.budget=... or train.nepoch=..., the run ends at the first. A continued run keeps its
+configuration, views and seed; only its end may move. Exit codes: 0 done; 75 stopped with its state saved, run again with
+--is_continue; anything else is final."""
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:

@@ -34,7 +34,7 @@ class PixelSampler:
     Two ways to draw:
       `draw(n)` mixes pixels of all views: a share inside the masks, a share along their outlines (the pixels on both sides
       of them), a share anywhere, and the rest in the band around the silhouettes, where the mask loss has something to say.
-      Shares that have no pixels go to the others.
+      Shares that have no pixels go to pixels anywhere.
       `draw_from_image(n)` takes n pixels of one image and walks through the images in a new random order each epoch,
       as IDR does.
     left_out: pixels that are never drawn.

@@ -37,22 +37,6 @@ def vertex_colors(mesh: trimesh.Trimesh) -> np.ndarray | None:
     return np.array(mesh.visual.vertex_colors) if mesh.visual.kind == "vertex" else None
 
 
-def keep_components(mesh: trimesh.Trimesh, min_share: float) -> trimesh.Trimesh:
-    """The connected components that hold at least min_share of the mesh's area each, together.
-
-    Raises:
-        DataError: the mesh has no triangles, or no component is that large.
-    """
-    label, area = components(mesh)
-    keep = area >= min_share * area.sum()
-    if not keep.any():
-        raise DataError(
-            f"keep_components: expected a component with {min_share:.1%} of the area, but the largest of {len(area)} "
-            f"holds {area.max() / area.sum():.1%}; ask for a smaller share"
-        )
-    return select_vertices(mesh, keep[label])
-
-
 def largest_component(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     """The connected component with the largest area.
 

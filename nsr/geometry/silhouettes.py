@@ -31,7 +31,7 @@ def silhouette_distance(
     level = max(round(np.log2(masks.shape[2] / width)), 0)
     masks, cameras = halved(masks, level), level_cameras(cameras, level)
     largest = torch.full_like(points[:, 0], -torch.inf)
-    for view, image in enumerate(_signed_pixel_distances(masks)):
+    for view, image in enumerate(_signed_image_distances(masks, cameras)):
         pixels, depth = (value[0] for value in project_all(cameras[view], points))
         # In [-1, 1] from the first to the last pixel centre, as grid_sample has it with align_corners.
         place = pixels / pixels.new_tensor([cameras.width - 1, cameras.height - 1]) * 2.0 - 1.0
@@ -39,20 +39,21 @@ def silhouette_distance(
         distance = torch.nn.functional.grid_sample(
             image.to(points)[None, None], place[None, None], align_corners=True, padding_mode="border"
         )[0, 0, 0]
-        distance = distance * depth / cameras.intrinsics[view, 0, 0]
-        largest = torch.where(within, torch.maximum(largest, distance), largest)
+        largest = torch.where(within, torch.maximum(largest, distance * depth), largest)
     return largest
 
 
-def _signed_pixel_distances(masks: Bool[Tensor, "V H W"]) -> Iterator[Float[Tensor, "H W"]]:
-    """Distance from each pixel centre to the silhouette, which runs half way between object and background pixels."""
+def _signed_image_distances(masks: Bool[Tensor, "V H W"], cameras: Cameras) -> Iterator[Float[Tensor, "H W"]]:
+    """Distance from each pixel centre to the silhouette, which runs half way between object and background pixels, on an image
+    plane at depth 1."""
     from concurrent.futures import ThreadPoolExecutor
 
-    def one(mask: Tensor) -> Tensor:
+    def one(mask: Tensor, intrinsics: Tensor) -> Tensor:
         inside = mask.cpu().numpy()
+        sides = 1.0 / float(intrinsics[1, 1]), 1.0 / float(intrinsics[0, 0])  # of a pixel, by rows and columns
         if inside.all():
-            return torch.full(mask.shape, -float(max(mask.shape)))
-        return torch.from_numpy(signed_cell_distance(inside))
+            return torch.full(mask.shape, -max(mask.shape) * max(sides))
+        return torch.from_numpy(signed_cell_distance(inside, sides))
 
     with ThreadPoolExecutor() as pool:  # scipy computes without the interpreter's lock
-        yield from pool.map(one, masks)
+        yield from pool.map(one, masks, cameras.intrinsics)

@@ -88,19 +88,20 @@ def hull_signed_distance(
     return torch.from_numpy(voxels * np.float32(spacing)).to(occupancy.device)
 
 
-def signed_cell_distance(inside: np.ndarray) -> np.ndarray:
+def signed_cell_distance(inside: np.ndarray, sides: tuple[float, ...] | None = None) -> np.ndarray:
     """Distance, float32, from each cell's centre to the surface half way between cells inside and outside; negative inside.
 
-    inside: bool, of any dimension; cells have side 1. Some of them have to be outside.
+    inside: bool, of any dimension; some cells have to be outside. sides: of the cells, along each axis (1).
     """
     from scipy import ndimage
 
-    outwards = ndimage.distance_transform_edt(~inside)
+    half = 0.5 * float(np.mean(sides)) if sides else 0.5
+    outwards = ndimage.distance_transform_edt(~inside, sampling=sides)
     inwards = np.zeros_like(outwards)
     for extent in ndimage.find_objects(inside.astype(np.uint8)):  # one or none; the cells around it are the nearest outside
         box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in extent)
-        inwards[box] = ndimage.distance_transform_edt(inside[box])
-    return np.where(inside, 0.5 - inwards, outwards - 0.5).astype(np.float32)
+        inwards[box] = ndimage.distance_transform_edt(inside[box], sampling=sides)
+    return np.where(inside, half - inwards, outwards - half).astype(np.float32)
 
 
 def _projections(cameras: Cameras) -> Float[Tensor, "V 3 4"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -48,7 +47,6 @@ class TrainingOutput(NamedTuple):
     free_sdf: [F], at those of the volume's points where nothing is;
     gradient: [P, 3] of the SDF at all points of the step (rays, volume, neighbours), for the eikonal term;
     centre_gradient, neighbour_gradient: [M, 3] at M of the ray points and at a point beside each.
-    evaluations: SDF evaluations spent on tracing.
     """
 
     surface: Tensor
@@ -61,7 +59,6 @@ class TrainingOutput(NamedTuple):
     gradient: Tensor
     centre_gradient: Tensor
     neighbour_gradient: Tensor
-    evaluations: int
 
 
 class IDRModel(nn.Module):
@@ -111,13 +108,11 @@ class IDRModel(nn.Module):
         return trace(self.sdf, rays, options, object_mask)
 
     @torch.no_grad()
-    def render(self, rays: Rays, chunk: int = 65536, progress: Callable[[int], None] | None = None) -> RenderOutput:
+    def render(self, rays: Rays, chunk: int = 65536) -> RenderOutput:
         """Colour, unit normal and distance of N rays, `chunk` rays at a time."""
         parts = []
         for begin in range(0, rays.origins.shape[0], chunk):
             parts.append(self._render_chunk(rays[begin : begin + chunk]))
-            if progress is not None:
-                progress(parts[-1].hit.shape[0])
         if not parts:
             empty = rays.origins.new_zeros(0)
             return RenderOutput(rays.origins, rays.origins, empty, empty.bool())
@@ -205,5 +200,4 @@ class IDRModel(nn.Module):
             gradient=field_.gradient,
             centre_gradient=gradient.index_select(0, centres),
             neighbour_gradient=field_.gradient.index_select(0, centres + (n + volume_points.shape[0])),
-            evaluations=hits.evaluations,
         )

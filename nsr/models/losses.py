@@ -18,7 +18,8 @@ from nsr.models.idr import TrainingOutput
 class LossConfig:
     """Weights of the terms.
 
-    free_weight: of free_loss, which needs a start from silhouettes.
+    free_weight: of free_loss, which needs a start from silhouettes; where it is 0, surface that rays hit in space known to be
+    empty does not count as wrong either.
     rgb_quadratic_below: see rgb_loss; 0 is IDR's L1. rgb_min_mask: from which mask value on a pixel's colour counts; below 1 it
     is mixed with the background's. 0.5, all pixels inside, is IDR's. mask_missing_factor: see mask_loss; 1 is IDR's.
     smoothness_weight fades geometrically to smoothness_final of it over the run, and photometric_weight (of the comparison of

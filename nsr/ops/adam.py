@@ -21,7 +21,6 @@ def adam_touched_(
     beta1: float,
     beta2: float,
     eps: float,
-    zero_grad: bool = False,
 ) -> None:
     """One step of Adam (Kingma and Ba 2015, algorithm 1) in place, on the entries whose gradient is not exactly zero.
 
@@ -33,7 +32,6 @@ def adam_touched_(
             third and the fourth are updated.
         step: number of this step, from 1; the bias correction counts every step, touched or not.
         lr, beta1, beta2, eps: as in the paper (alpha, beta_1, beta_2, epsilon).
-        zero_grad: also sets grad to zero in the same pass.
 
     Raises:
         ValueError: tensors that do not match, a step below 1, or a beta outside [0, 1).
@@ -50,12 +48,11 @@ def adam_touched_(
             f"adam_touched_: step {step}, beta1 {beta1}, beta2 {beta2}; expected step >= 1 and betas in [0, 1)"
         )
     call = reference.adam_touched_ if _ext.backend() == "reference" else torch.ops.nsr.adam_touched_
-    grad = grad if grad.is_contiguous() or zero_grad else grad.contiguous()
-    call(value, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, zero_grad)
+    call(value, grad.contiguous(), exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps)
 
 
 @_ext.on_load
 def _register() -> None:
     @torch.library.register_fake("nsr::adam_touched_")
-    def _(value, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, zero_grad):
+    def _(value, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps):
         return None

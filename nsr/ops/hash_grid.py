@@ -154,7 +154,7 @@ def check_grid(table: Tensor, spec: HashGridSpec, active_levels: int, name: str)
     return spec.resolutions, spec.offsets, spec.smoothstep, active_levels
 
 
-def _none_if_empty(gradient: Tensor, needed: bool) -> Tensor | None:
+def _if_needed(gradient: Tensor, needed: bool) -> Tensor | None:
     return gradient if needed else None
 
 
@@ -174,7 +174,7 @@ def _register() -> None:
         x, table = ctx.saved_tensors
         need_x, need_table = ctx.needs_input_grad[:2]
         grad_x, grad_table = ops.hash_grid_bwd(grad_h, x, table, *ctx.grid, need_x, need_table)
-        return _none_if_empty(grad_x, need_x), _none_if_empty(grad_table, need_table), None, None, None, None
+        return _if_needed(grad_x, need_x), _if_needed(grad_table, need_table), None, None, None, None
 
     def save_bwd(ctx, inputs, output):
         grad_h, x, table, *ctx.grid, ctx.need_x, ctx.need_table = inputs
@@ -201,7 +201,7 @@ def _register() -> None:
         x, table = ctx.saved_tensors
         need_x, need_table = ctx.needs_input_grad[:2]
         grads = ops.hash_grid_jac_bwd(grad_h, grad_jacobian, x, table, *ctx.grid, need_x, need_table)
-        return _none_if_empty(grads[0], need_x), _none_if_empty(grads[1], need_table), None, None, None, None
+        return _if_needed(grads[0], need_x), _if_needed(grads[1], need_table), None, None, None, None
 
     def second_order(ctx, *grads):
         raise NotImplementedError(

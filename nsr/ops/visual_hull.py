@@ -43,15 +43,15 @@ def visual_hull(
         [R, R, R] bool, indexed [x, y, z].
 
     Raises:
-        ValueError: a tensor's shape, dtype or device does not fit, reach is negative, or axis descends (looked at on the
-            CPU only: elsewhere looking would wait for the device).
+        ValueError: a tensor's shape, dtype or device does not fit, reach or max_misses is negative, or axis descends (looked at
+            on the CPU only: elsewhere looking would wait for the device).
     """
-    _check(masks, projections, focals, axis, reach)
+    _check(masks, projections, focals, axis, reach, max_misses)
     call = reference.visual_hull if _ext.backend() == "reference" else torch.ops.nsr.visual_hull
     return call(masks, projections, focals, axis, reach, min_views, max_misses)
 
 
-def _check(masks: Tensor, projections: Tensor, focals: Tensor, axis: Tensor, reach: float) -> None:
+def _check(masks: Tensor, projections: Tensor, focals: Tensor, axis: Tensor, reach: float, max_misses: int) -> None:
     if masks.dim() != 3 or masks.dtype != torch.bool or not all(1 <= size <= MAX_SIDE for size in masks.shape[1:]):
         found = f"{masks.dtype} of shape {tuple(masks.shape)}"
         raise ValueError(f"visual_hull: masks is {found}; expected bool [V, H, W] of 1 to {MAX_SIDE} rows and columns")
@@ -68,6 +68,8 @@ def _check(masks: Tensor, projections: Tensor, focals: Tensor, axis: Tensor, rea
             raise ValueError(f"visual_hull: {name} is {found}; expected {expected}, as projections and masks")
     if not reach >= 0:
         raise ValueError(f"visual_hull: reach is {reach}; expected 0 or more")
+    if max_misses < 0:
+        raise ValueError(f"visual_hull: max_misses is {max_misses}; expected 0 or more")
     if axis.device.type == "cpu" and not bool((axis.diff() > 0).all()):
         raise ValueError("visual_hull: axis does not ascend; expected the coordinates of the vertices in ascending order")
 

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,12 +49,22 @@ def masked_scene(
     if scene.masked:
         return scene, 0.0
     began = time.monotonic()
-    masked = _estimated(scene, data, config, device, options)
-    if _reaches_out(masked, scene):
-        masked = _estimated(masked, data, config, device, options)
+    masked = with_silhouettes(scene, data, config, device=device, **options)
     seconds = time.monotonic() - began
     say(f"{scene.name}: no masks; silhouettes of {len(scene)} views estimated in {seconds:.1f} s")
     return masked, seconds
+
+
+def with_silhouettes(
+    scene: Scene, data: str | Path, config: PhotometricConfig, *, device: torch.device | str = "cpu", **options: Any
+) -> Scene:
+    """A scene with masks that are estimated, whether or not it has some; where they say that the object goes on outside the
+    sphere, which cameras alone have told, they are estimated again in the sphere that they tell.
+
+    data, options: what load_scene was given for the scene.
+    """
+    masked = _estimated(scene, data, config, device, options)
+    return _estimated(masked, data, config, device, options) if _reaches_out(masked, scene) else masked
 
 
 def _estimated(scene: Scene, data: str | Path, config: PhotometricConfig, device: torch.device | str, options: dict) -> Scene:

@@ -42,9 +42,10 @@ MAY_CHANGE = ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "max_ba
 class RunRequest:
     """What the command line asks of a run.
 
-    data: scene folder or built-in name; views, holdout: see split_views; nepoch, budget: one given without the other is the
-    run's only end; sphere: the object's, in world units, instead of the scene's own. None is what nobody asked for:
-    DEFAULT_CONF, all views, none held out, seed 0; or, where a run is continued, whatever it began with.
+    data: scene folder or built-in name; views, holdout: see split_views; nepoch, budget: one given without the other does away
+    with the configuration's other end, but not with one among the overrides; sphere: the object's, in world units, instead of
+    the scene's own. None is what nobody asked for: DEFAULT_CONF, all views, none held out, seed 0; or, where a run is
+    continued, whatever it began with.
     """
 
     data: str
@@ -68,11 +69,12 @@ def read_config(request: RunRequest) -> Config:
 
 
 def _overrides(request: RunRequest) -> list[str]:
-    """The overrides asked for, and the run's end as further ones."""
-    overrides = list(request.overrides)
-    if request.nepoch is not None or request.budget is not None:
-        overrides += [f"train.nepoch={request.nepoch or 0}", f"train.budget={request.budget or 0}"]
-    return overrides
+    """The overrides asked for, with the run's end as further ones: before them which is none, behind them which is one."""
+    ends = {"train.nepoch": request.nepoch, "train.budget": request.budget}
+    if all(end is None for end in ends.values()):
+        return list(request.overrides)
+    unbounded = [f"{name}=0" for name, end in ends.items() if end is None]
+    return [*unbounded, *request.overrides, *(f"{name}={end}" for name, end in ends.items() if end is not None)]
 
 
 def check_device(name: str) -> torch.device:
@@ -347,6 +349,10 @@ def train(
                 trainer.fit(folder, on_step=on_step, signal=signal)
             except RetriableError as error:
                 raise RetriableError(f"{error}: {how_to_continue}") from error
+    if trainer.guard.total:
+        say(f"warning: {trainer.guard.total} of {trainer.clock.step} steps had losses that are not finite and were left out")
+    if trainer.rays < trainer.config.sampling.rays:
+        say(f"warning: memory ran out; steps had {trainer.rays} rays in the end, not {trainer.config.sampling.rays}")
     if trainer.clock.step == 0:
         say(
             f"warning: not one step was trained in {trainer.clock.seconds:.2g} s, so the surface is only where training "

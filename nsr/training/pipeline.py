@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def reconstruct(
     out: Path,
     *,
     ground_truth: Path | None = None,
-    resolution: int = 256,
+    resolution: int,
     unseen: Unseen = "keep",
     min_views: int = 1,
     check: bool = True,
@@ -63,10 +64,12 @@ def reconstruct(
     Writes mesh.ply, mesh.glb (world units), preview.png, turntable.png, report.html, metrics.json, and the run itself. An
     unfinished run of the same request in `out` is continued; overwrite: whatever results are there are removed instead.
     unseen, min_views: what becomes of surface that fewer training views see (see nsr.geometry.unseen). Figures are of the
-    whole mesh; of a trimmed one there are figures beside them, under "trimmed".
+    whole mesh; of a trimmed one there are figures beside them, under "trimmed". Among them is wall_seconds: from the call to
+    the written mesh, with what a budget does not count (reading and checking the scene, extracting the mesh).
     Raises UsageError when `out` holds other results, DataError when the scene fails its check (unless check is False), and
     what training raises.
     """
+    began = time.perf_counter()
     unfinished = not overwrite and _holds_unfinished_run(out)
     scene, train_views, held, silhouette_seconds = open_scene(request, say, out if unfinished else None)
     check_min_views(min_views, len(train_views))
@@ -94,6 +97,7 @@ def reconstruct(
     for suffix in ("ply", "glb"):
         save_mesh(shown, out / f"mesh.{suffix}")
 
+    until_mesh = time.perf_counter() - began
     say("measuring")
     refined = refined_scene(run, scene)
     views = refined.select(held or evenly(train_views, MEASURED_VIEWS))
@@ -102,6 +106,9 @@ def reconstruct(
         **run_figures(run),
         **{key: trainer.meta[key] for key in ("silhouette_seconds",) if key in trainer.meta},
         "peak_memory_mb": peak_memory_mb(trainer.device),
+        "rays_per_step": trainer.rays,
+        "bad_steps": trainer.guard.total,
+        **({} if unfinished else {"wall_seconds": until_mesh}),
         **evaluate_rendering(run.model, views, affine=run.exposure is not None),
         "psnr_views": "held out" if held else "training",
         **shown_figures,

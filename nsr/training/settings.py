@@ -55,6 +55,7 @@ class StartConfig:
     resolution^3 vertices and taught to the network for `steps` steps of `points` points; or the hull without what depths found
     by stereo say is free (nsr.training.stereo).
 
+    learning_rate, table_learning_rate: of teaching, for networks and encoders' tables; both fall to a tenth.
     max_misses: how many masks may be wrong about one place. Where they contradict the others, they are neither carved with nor
     learned from (nsr.datasets.mask_disputes); openings that so few views look through are then taken for such mistakes.
     """
@@ -63,13 +64,15 @@ class StartConfig:
     resolution: int = 128
     steps: int = 150
     points: int = 8192
-    learning_rate: float = 1e-2
+    learning_rate: float = 5e-3
+    table_learning_rate: float = 1e-2
     max_misses: int = 0
 
     def __post_init__(self) -> None:
         for name, least in {"resolution": 8, "steps": 1, "points": 2, "max_misses": 0}.items():
             check(self, name, getattr(self, name) >= least, f"{least} or more")
-        check(self, "learning_rate", 0 < self.learning_rate < math.inf, "more than 0")
+        for name in ("learning_rate", "table_learning_rate"):
+            check(self, name, 0 < getattr(self, name) < math.inf, "more than 0")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ volumetric graph-cuts", IVC 2010, do on a volume). A random walker spreads what 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def estimate_silhouettes(scene: Scene, config: PhotometricConfig) -> UInt8[Tenso
     """
     sweep = SurroundingsSweep(scene, config)
     inside, behind = sweep.seeds()
-    if inside.sum() < LEAST_SEEDS * sweep.swept.sum():
+    if inside.sum() <= LEAST_SEEDS * sweep.swept.sum():
         raise DataError(
             f"silhouettes of {scene.name}: without masks, surface is looked for by stereo in the scene's sphere; found on "
             f"{inside.sum():d} of {sweep.swept.sum():d} rays; expected an object with some texture there: give its sphere with "
@@ -59,7 +60,7 @@ def estimate_silhouettes(scene: Scene, config: PhotometricConfig) -> UInt8[Tenso
     views = _Views(scene, WIDTH)
     inside, behind = (views.spread(seeds, sweep.stride) for seeds in _undisputed(inside, behind))
     probability, hull = _agreed(views, inside, behind, sweep.stride)
-    masks = _refined(scene, probability, hull)
+    masks = _refined(scene, probability, hull, views.scale)
     if empty := [name for name, mask in zip(scene.view_names, masks, strict=True) if not mask.any()]:
         raise DataError(
             f"silhouettes of {scene.name}: nothing of the object was found in {', '.join(empty[:6])}; remove these views, "
@@ -104,10 +105,10 @@ class _Views:
     """All photographs at one level of the pyramid, about `width` pixels across."""
 
     def __init__(self, scene: Scene, width: int) -> None:
-        level = max(round(math.log2(scene.cameras.width / width)), 0)
-        self.cameras = level_cameras(scene.cameras, level)
+        self.scale = 2 ** max(round(math.log2(scene.cameras.width / width)), 0)  # photograph's pixels per pixel
+        self.cameras = level_cameras(scene.cameras, int(math.log2(self.scale)))
         # Image by image: as floats, all photographs at once would take four times the data set.
-        shrunk = [F.avg_pool2d(image.permute(2, 0, 1).float(), 2**level) for image in scene.images]
+        shrunk = [F.avg_pool2d(image.permute(2, 0, 1).float(), self.scale) for image in scene.images]
         self.images = torch.stack(shrunk).permute(0, 2, 3, 1).contiguous() / 255.0
         self.codes = color_codes(self.images)
 
@@ -157,10 +158,15 @@ class _Views:
         return ~_grown(~_grown(shadows[:, :-1].view(probability.shape), 2), 1)  # a voxel is two or three pixels wide
 
 
-def _refined(scene: Scene, probability: Float[Tensor, "V h w"], hull: Float[Tensor, "V h w"]) -> UInt8[Tensor, "V H W"]:
-    """Masks at full size; edges are looked for once more in larger images, near where they have been found."""
+def _refined(
+    scene: Scene, probability: Float[Tensor, "V h w"], hull: Float[Tensor, "V h w"], scale: int
+) -> UInt8[Tensor, "V H W"]:
+    """Masks at full size; edges are looked for once more in larger images, near where they have been found.
+
+    scale: the photograph's pixels per pixel of what is given.
+    """
     views = _Views(scene, FINE_WIDTH)
-    probability, hull = (_resized(values, views.images.shape[1:3]) for values in (probability, hull))
+    probability, hull = (_enlarged(values, scale // views.scale, views.images.shape[1:3]) for values in (probability, hull))
     known = 2.0 * probability - 1.0
     colors = views.color_log_odds(known.clamp_min(0.0), -known.clamp_max(0.0))
     settled = probability > 0.5
@@ -169,8 +175,8 @@ def _refined(scene: Scene, probability: Float[Tensor, "V h w"], hull: Float[Tens
     prior, confidence = torch.where(band, prior, settled.float()), torch.where(band, confidence, SETTLED)
     probability = views.walk(prior, confidence, probability, iterations=15)
     probability[_holes(probability > 0.5, hull > 0.5 * IN_HULL)] = 1.0
-    height, width = scene.images.shape[1:3]
-    return torch.cat([255 * (_resized(view[None], (height, width)) > 0.5).to(torch.uint8) for view in probability])
+    size = scene.images.shape[1:3]
+    return torch.cat([255 * (_enlarged(view[None], views.scale, size) > 0.5).to(torch.uint8) for view in probability])
 
 
 def _holes(masks: Bool[Tensor, "V h w"], shadow: Bool[Tensor, "V h w"]) -> Bool[Tensor, "V h w"]:
@@ -214,5 +220,9 @@ def _grown(images: Bool[Tensor, "V h w"], steps: int) -> Bool[Tensor, "V h w"]:
     return torch.stack([dilate(image, steps) for image in images])
 
 
-def _resized(images: Float[Tensor, "V h w"], size: tuple[int, int]) -> Float[Tensor, "V H W"]:
-    return F.interpolate(images[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+def _enlarged(images: Float[Tensor, "V h w"], factor: int, size: Sequence[int]) -> Float[Tensor, "V H W"]:
+    """Images whose pixels are `factor` pixels wide at a size [H, W], whose odd last rows and columns halving has dropped."""
+    height, width = size
+    large = F.interpolate(images[:, None], scale_factor=factor, mode="bilinear", align_corners=False)
+    missing = (0, width - large.shape[3], 0, height - large.shape[2])
+    return F.pad(large, missing, mode="replicate")[:, 0]

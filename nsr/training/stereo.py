@@ -79,16 +79,18 @@ def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig, gener
     matched = sweep.matched(planes.distance, planes.score, rival, unique=DISTINCT)
     shared = planes.share(planes.plausible()) >= SHARED
     depths = sweep.consistent(sweep.maps(torch.where(shared, matched, torch.nan)))
-    # Planes that matched as the sweep has tried them are known to a step only, and nothing is known of their tilt.
-    found = depths[sweep.swept].isfinite() & (planes.normal != -sweep.rays.directions).any(dim=-1)
-    points, normals = sweep.rays.at(planes.distance)[found], planes.normal[found]
     distinct, share = CERTAIN
     certain = (planes.score > rival + distinct) & (planes.share(depths[sweep.swept]) >= share)
     carved = sweep.carve(depths, certain)
     if not carved.occupied.any():
         return StereoStart.blind(hull)
     seen_through = replace(hull, occupied=hull.occupied & ~carved.occupied)
-    return StereoStart(sweep.without_remnants(carved, depths), seen_through, points, normals)
+    surface = sweep.without_remnants(carved, depths)
+    # Planes that matched as the sweep has tried them are known to a step only, and nothing is known of their tilt.
+    found = depths[sweep.swept].isfinite() & (planes.normal != -sweep.rays.directions).any(dim=-1)
+    points = sweep.rays.at(planes.distance)
+    found &= surface.grown(1).contain(points)  # other views may have seen through what one has found
+    return StereoStart(surface, seen_through, points[found], planes.normal[found])
 
 
 class PlaneSweep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,7 +53,7 @@ class Trainer:
             inside_share=config.sampling.inside_fraction,
             outline_share=config.sampling.outline_fraction,
             uniform_share=config.sampling.uniform_fraction,
-            band_px=round(config.sampling.band_fraction * scene.cameras.width),
+            band_px=math.ceil(config.sampling.band_fraction * scene.cameras.width),
             device=self.device,
             left_out=left_out,
         )
@@ -197,7 +198,8 @@ class Trainer:
         if self.config.start.type != "sphere":
             show_detail(self.model, self.config.train, 0.0)
             free_space = start_from_hull(self.model, self.scene, self.config, self.generator)
-            if self.poses is None:  # what wrong cameras saw must not bind the corrected ones
+            # What wrong cameras saw must not bind the corrected ones.
+            if self.poses is None and self.config.loss.free_weight > 0:
                 self.free_space = free_space
         self.clock.begin()
         self.clock.pause()

@@ -9,6 +9,7 @@ import os
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 LARGEST = 2**31 - 1  # bytes; the parameters are ints
+ALWAYS_TAKEN = 2**25  # the most that older versions accept for M_MMAP_THRESHOLD
 
 
 def keep_freed_memory() -> bool:
@@ -18,7 +19,7 @@ def keep_freed_memory() -> bool:
     from the system, every page is mapped and zeroed at its first touch, thousands of times per step: a fifth of its time.
 
     Returns whether it was done: other C libraries than glibc have no such switch, and what the user has set in the
-    environment stays.
+    environment stays. Versions of glibc that do not accept more keep blocks of up to 32 MiB.
     """
     if any(name in os.environ for name in VARIABLES):
         return False
@@ -26,4 +27,5 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     # Left alone, the library raises both as it goes, but only so far that blocks of more than 32 MiB always go back.
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST // 2)) and bool(mallopt(M_TRIM_THRESHOLD, LARGEST))
+    kept = mallopt(M_MMAP_THRESHOLD, LARGEST // 2) or mallopt(M_MMAP_THRESHOLD, ALWAYS_TAKEN)
+    return bool(kept) and bool(mallopt(M_TRIM_THRESHOLD, LARGEST))

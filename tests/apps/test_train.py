@@ -139,12 +139,13 @@ def test_the_budget_bounds_the_time_and_alone_the_run(scene, conf, tmp_path):
     options = ["--conf", conf, "--data_dir", scene, "--exps_folder", tmp_path]
     nsr("train", *options, "--budget", 2.5)
     nsr("train", *options, "--budget", 100, "--nepoch", 1)
-    nsr("train", *options, "--budget", 0.3, "train.nepoch=1000000")
-    timed, stepped, alone = (checkpoint(run).meta for run in runs_in(tmp_path))
+    nsr("train", *options, "--budget", 100, "train.nepoch=1")  # the override is asked for just as well
+    timed, stepped, both = (checkpoint(run).meta for run in runs_in(tmp_path))
     assert 2.5 <= timed["state"]["clock"]["seconds"] < 8.0
     assert timed["step"] > 0
     assert stepped["step"] == VIEWS
-    assert alone["config"]["train"]["nepoch"] == 0
+    assert timed["config"]["train"]["nepoch"] == 0
+    assert both["step"] == VIEWS
     nsr("train", "--is_continue", "--expname", "tiny_ball", "--exps_folder", tmp_path, "--timestamp", runs_in(tmp_path)[1].name,
         "--nepoch", 2)  # fmt: skip
     longer = checkpoint(runs_in(tmp_path)[1]).meta

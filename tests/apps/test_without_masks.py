@@ -16,6 +16,7 @@ from support.unmasked_scene import ball_before
 
 from nsr.apps.main import main
 from nsr.datasets.idr import load_idr
+from nsr.datasets.images import read_mask
 from nsr.training.estimated_masks import FOLDER, read_masks
 from nsr.training.run import load_run
 from nsr.utils.errors import DataError
@@ -99,6 +100,22 @@ def test_data_masks_writes_a_folder_that_serves_as_mask(files, tmp_path, capsys)
     capsys.readouterr()
     assert nsr("data", "check", ball) == 0
     assert "the visual hull fills the silhouettes" in capsys.readouterr().out
+
+
+def test_data_masks_looks_again_where_the_object_reaches_out(files, tmp_path, monkeypatch):
+    """As reconstruct does: else the masks that it writes end at a sphere that only the cameras have told."""
+    truth, frames = ball_before("room", VIEWS, 120, 90).masks, []
+
+    def estimate(scene, config):
+        frames.append(scene.world_from_scene)
+        return truth
+
+    monkeypatch.setattr("nsr.training.estimated_masks.estimate_silhouettes", estimate)
+    monkeypatch.setattr("nsr.training.estimated_masks.CUT", 0.0)
+    assert nsr("data", "masks", files / "ball", "--out", tmp_path / "mask") == 0
+    assert len(frames) == 2
+    assert not np.allclose(*frames)
+    assert (read_mask(tmp_path / "mask" / "000003.png") == truth[3].numpy()).all()
 
 
 @pytest.mark.parametrize("sphere", [(0, 0, 0, 0), (0, 0, 0, -1), ("nan", 0, 0, 1)])

@@ -35,12 +35,17 @@ def test_the_table_holds_medians_and_asks_for_runs_without_a_clock(ablation, mon
 
     def reconstruct(scene, budget, seed, out, options):
         asked.append((scene, budget, seed, out.name, options))
-        return {"psnr": 20.0 + seed} if scene == "photos" else {"chamfer_percent": {0: 0.5, 1: 0.2, 2: 0.3}[seed], "psnr": 1.0}
+        psnr = {"psnr": 20.0 + seed, "psnr_views": "held out" if "--holdout" in options else "training"}
+        return psnr if scene == "photos" else {"chamfer_percent": {0: 0.5, 1: 0.2, 2: 0.3}[seed], **psnr}
 
     monkeypatch.setattr(ablation, "reconstruct", reconstruct)
     arguments = ["bust", "photos", "--seeds", "0", "1", "2", "--epochs", "7", "--only", "no warm-up", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments])
     assert ablation.main() == 0
-    assert "| no warm-up | 0.3 % (0.2-0.5) | 21 dB (20-22) |" in capsys.readouterr().out
+    assert "| no warm-up | 0.3 % (0.2-0.5) | 21 dB, training views (20-22) |" in capsys.readouterr().out
     assert asked[0] == ("bust", None, 0, "no_warm-up", ["train.warmup_steps=0", "train.budget=0", "train.nepoch=7"])
     assert len(asked) == 6
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments, "--holdout", "8"])
+    assert ablation.main() == 0
+    assert "| no warm-up | 0.3 % (0.2-0.5) | 21 dB (20-22) |" in capsys.readouterr().out
+    assert asked[-1][4] == ["--holdout", "8", "train.warmup_steps=0", "train.budget=0", "train.nepoch=7"]

@@ -13,7 +13,7 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from nsr.geometry.mesh_extraction import extract_mesh
-from nsr.geometry.meshes import keep_components, largest_component, load_mesh, new_mesh, save_mesh, to_world, vertex_colors
+from nsr.geometry.meshes import largest_component, load_mesh, new_mesh, save_mesh, to_world, vertex_colors
 from nsr.utils.errors import DataError, UsageError
 
 RADIUS = 0.6
@@ -137,12 +137,6 @@ class TestComponents:
         assert mesh.is_watertight
         assert mesh.bounds[1, 0] == pytest.approx(1.0)
         assert (vertex_colors(mesh)[:, :3] == [0, 128, 255]).all()
-
-    def test_keep_by_share(self):
-        assert keep_components(two_balls(), 0.01).body_count == 2
-        assert keep_components(two_balls(), 0.5).body_count == 1
-        with pytest.raises(DataError, match="largest of 2 holds 96"):
-            keep_components(two_balls(), 0.99)
 
     def test_empty(self):
         with pytest.raises(DataError, match="no triangles"):

@@ -45,3 +45,15 @@ def test_views_that_do_not_see_a_point_say_nothing(scene):
 def test_a_mask_that_fills_its_image_has_no_edge(scene):
     full = torch.full_like(scene.masks, 255)
     assert (silhouette_distance(full, scene.cameras, on_the_equator(0.6)) < -0.3).all()
+
+
+def test_pixels_that_are_not_square(scene):
+    """The same ball in pictures of which every row is half as high: the same distances."""
+    halves = torch.tensor([1.0, 2.0, 1.0])[:, None]
+    cameras = dataclasses.replace(scene.cameras, intrinsics=scene.cameras.intrinsics * halves, height=240)
+    narrow = photographs(cameras, PaintedBall())
+    points = torch.nn.functional.normalize(torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=-1) * 0.66
+    expected = silhouette_distance(scene.masks, scene.cameras, points)
+    pixel = 1.8 / scene.cameras.intrinsics[0, 0, 0].item()
+    assert expected.max() > 4 * pixel
+    assert (silhouette_distance(narrow.masks, cameras, points) - expected).abs().max() < 0.6 * pixel

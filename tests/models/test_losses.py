@@ -61,7 +61,7 @@ def test_a_surface_in_free_space_is_pushed_away_though_the_mask_shows_the_object
     sdf = torch.tensor([0.0, 0.0], requires_grad=True)
     nothing = torch.zeros(0, 3)
     neither, free = torch.tensor([[False, False], [True, False]])
-    output = TrainingOutput(neither, free, nothing, nothing, nothing, sdf, sdf[:0], torch.ones(1, 3), nothing, nothing, 0)
+    output = TrainingOutput(neither, free, nothing, nothing, nothing, sdf, sdf[:0], torch.ones(1, 3), nothing, nothing)
     terms = idr_losses(output, torch.zeros(2, 3), torch.ones(2), LossConfig(), alpha=50.0, progress=0.0)
     (grad,) = torch.autograd.grad(terms["mask"], sdf)
     assert grad[0] < 0  # f grows: the surface leaves
@@ -88,7 +88,6 @@ def test_terms_are_weighted_and_some_fade():
         gradient=torch.randn(6, 3, generator=generator),
         centre_gradient=torch.randn(1, 3, generator=generator),
         neighbour_gradient=torch.randn(1, 3, generator=generator),
-        evaluations=0,
     )
     config = LossConfig(
         rgb_weight=2.0,
@@ -121,7 +120,7 @@ def test_colours_mixed_with_the_background_may_be_left_out():
     photograph = torch.tensor([[0.5, 0.5, 0.4], [1.0, 1, 1], [0.0, 1.0, 0.0], [0.9, 0.1, 0.0]])
     mask = torch.tensor([1.0, 0.0, 0.7, 1.0])
     free = torch.zeros(4, dtype=torch.bool)
-    output = TrainingOutput(surface, free, empty, empty, rgb, torch.zeros(4), torch.zeros(0), torch.ones(1, 3), empty, empty, 0)
+    output = TrainingOutput(surface, free, empty, empty, rgb, torch.zeros(4), torch.zeros(0), torch.ones(1, 3), empty, empty)
 
     def colour(least: float) -> float:
         config = LossConfig(rgb_min_mask=least)

@@ -54,7 +54,7 @@ def seen(scene, radius: float, rays: int = 400):
     surface = discriminant > 0.02  # nor at grazing angles
     points = camera_rays.at(-b - discriminant.clamp(min=0).sqrt())[surface].requires_grad_()
     empty, zeros = torch.zeros(0, 3), torch.zeros(rays)
-    return batch, TrainingOutput(surface, ~surface, points, points / radius, empty, zeros, zeros[:0], empty, empty, empty, 0)
+    return batch, TrainingOutput(surface, ~surface, points, points / radius, empty, zeros, zeros[:0], empty, empty, empty)
 
 
 def test_it_is_least_on_the_true_surface(scene):

@@ -8,7 +8,7 @@ import torch
 from nsr.datasets.idr import load_idr
 from nsr.evaluation.images import silhouette_iou
 from nsr.training.settings import PhotometricConfig
-from nsr.training.silhouettes import _holes, estimate_silhouettes
+from nsr.training.silhouettes import _enlarged, _holes, estimate_silhouettes
 from nsr.training.surroundings import SurroundingsSweep
 from nsr.utils.errors import DataError
 from tests.support.unmasked_scene import ball_before
@@ -75,3 +75,22 @@ def test_photographs_that_show_nothing_are_refused():
 def test_real_photographs(shared_data, path, least):
     scene = load_idr(shared_data / path)
     assert overlaps(estimate_silhouettes(unmasked(scene), CONFIG), scene).mean() > least
+
+
+def test_enlarged_images_lie_where_the_photographs_do():
+    """Halving drops odd last columns; what is left must not be stretched over them."""
+    ramp = torch.arange(23.0).expand(1, 1, 14, 23)
+    shrunk = torch.nn.functional.avg_pool2d(ramp, 4)[:, 0]
+    large = _enlarged(shrunk, 4, (14, 23))
+    assert large.shape == (1, 14, 23)
+    torch.testing.assert_close(large[0, :, 2:18], ramp[0, 0, :, 2:18])
+    assert (large[0, :, 19:] == shrunk[0, 0, -1]).all()
+
+
+def test_a_sphere_that_no_ray_meets_is_refused():
+    scene = ball_before("room")
+    away = scene.cameras.camera_to_world.clone()
+    away[:, :3, 3] += torch.tensor([1000.0, 0.0, 0.0])
+    aside = dataclasses.replace(scene, cameras=dataclasses.replace(scene.cameras, camera_to_world=away))
+    with pytest.raises(DataError, match="found on 0 of 0 rays"):
+        estimate_silhouettes(aside, CONFIG)

@@ -252,6 +252,21 @@ def test_the_surface_seen_lies_closer_than_a_voxel_with_its_normals(scene):
     assert (start.normals * torch.nn.functional.normalize(start.points, dim=-1)).sum(dim=-1).median() > 0.9
 
 
+def test_nothing_is_seen_where_nothing_is_left(scene, monkeypatch):
+    """What one view has found and others have carved away, or what was cut off with a remnant, is no surface."""
+
+    def half(sweep, carved, depths):
+        occupied = carved.occupied.clone()
+        occupied[: RESOLUTION // 2] = False
+        return Voxels(occupied, EXTENT)
+
+    monkeypatch.setattr(PlaneSweep, "without_remnants", half)
+    start = carve(ball(0.85), scene)
+    assert len(start.points) > 500
+    assert start.surface.grown(1).contain(start.points).all()
+    assert start.points[:, 0].min() > -2.0 * start.surface.size
+
+
 def test_what_two_views_see_is_scored_without_the_others(scene):
     three = scene.select([0, 1, 2])
     blind = three.masks.clone()

@@ -75,7 +75,7 @@ def small_config(**train) -> Config:
             reevaluate=False,
             min_cosine=0.1,
         ),
-        loss=LossConfig(smoothness_weight=0.01, alpha_milestones=(0.5,)),
+        loss=LossConfig(smoothness_weight=0.01, free_weight=1.0, alpha_milestones=(0.5,)),
         sampling=SamplingConfig(mode="scene", rays=128, volume_points=64, neighbours=32),
         start=StartConfig(type="hull", resolution=32, steps=20, points=512),
         train=TrainConfig(**{
@@ -365,6 +365,13 @@ def test_a_step_of_colours_shrinks_with_the_others():
 def test_cameras_that_are_yet_to_be_corrected_bind_no_space():
     start = StartConfig(type="stereo", resolution=32, steps=5, points=64)
     trainer = Trainer(dataclasses.replace(small_config(), start=start), sphere_scene(), train_cameras=True)
+    trainer.start()
+    assert trainer.free_space is None
+
+
+def test_without_its_weight_free_space_binds_nothing():
+    config = dataclasses.replace(small_config(), loss=LossConfig(free_weight=0.0))
+    trainer = Trainer(config, sphere_scene())
     trainer.start()
     assert trainer.free_space is None
 

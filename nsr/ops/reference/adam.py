@@ -18,7 +18,6 @@ def adam_touched_(
     beta1: float,
     beta2: float,
     eps: float,
-    zero_grad: bool,
 ) -> None:
     """Arguments of nsr.ops.adam.adam_touched_."""
     touched = grad != 0
@@ -29,5 +28,3 @@ def adam_touched_(
     value[touched] -= lr / (1 - beta1**step) * mean / (root + eps)
     exp_avg[touched] = mean
     exp_avg_sq[touched] = square
-    if zero_grad:
-        grad.zero_()

@@ -6,7 +6,7 @@ Each function takes the arguments of the native op of the same name: per-level `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -45,23 +45,16 @@ def hash_grid_jac(
     features = table.shape[1]
     values, jacobians = [], []
     for level, resolution in enumerate(resolutions):
-        if level >= active_levels:
-            values.append(x.new_zeros(x.shape[0], features))
-            jacobians.append(x.new_zeros(x.shape[0], features, 3))
-            continue
-        begin, end = offsets[level], offsets[level + 1]
-        cell, s, ds = _locate(x, resolution, smoothstep)
         h = x.new_zeros(x.shape[0], features)
         jacobian = x.new_zeros(x.shape[0], features, 3)
-        for corner in _CORNERS:
-            upper = torch.tensor(corner, device=x.device)
-            value = table[begin + _entries(cell + upper, resolution, end - begin)]
-            weight = torch.where(upper.bool(), s, 1 - s)
-            slope = torch.where(upper.bool(), ds, -ds)
-            wx, wy, wz = weight.unbind(-1)
-            gradient = torch.stack((slope[:, 0] * wy * wz, wx * slope[:, 1] * wz, wx * wy * slope[:, 2]), -1)
-            h = h + (wx * wy * wz)[:, None] * value
-            jacobian = jacobian + gradient[:, None] * value[:, :, None]
+        if level < active_levels:
+            cell, s, ds = _locate(x, resolution, smoothstep)
+            for value, weight, upper in _corners(cell, s, table, resolution, offsets[level], offsets[level + 1]):
+                slope = torch.where(upper, ds, -ds)
+                wx, wy, wz = weight.unbind(-1)
+                gradient = torch.stack((slope[:, 0] * wy * wz, wx * slope[:, 1] * wz, wx * wy * slope[:, 2]), -1)
+                h = h + (wx * wy * wz)[:, None] * value
+                jacobian = jacobian + gradient[:, None] * value[:, :, None]
         values.append(h)
         jacobians.append(jacobian)
     return torch.cat(values, 1), torch.cat(jacobians, 1)
@@ -71,4 +64,22 @@ def hash_grid(
     x: Tensor, table: Tensor, resolutions: Sequence[int], offsets: Sequence[int], smoothstep: bool, active_levels: int
 ) -> Tensor:
     """h [N, L*F]."""
-    return hash_grid_jac(x, table, resolutions, offsets, smoothstep, active_levels)[0]
+    values = []
+    for level, resolution in enumerate(resolutions):
+        h = x.new_zeros(x.shape[0], table.shape[1])
+        if level < active_levels:
+            cell, s, _ = _locate(x, resolution, smoothstep)
+            for value, weight, _ in _corners(cell, s, table, resolution, offsets[level], offsets[level + 1]):
+                h = h + (weight[:, 0] * weight[:, 1] * weight[:, 2])[:, None] * value
+        values.append(h)
+    return torch.cat(values, 1)
+
+
+def _corners(
+    cell: Tensor, s: Tensor, table: Tensor, resolution: int, begin: int, end: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each corner of the cells the values [N, F], the weights per axis [N, 3], and which of its axes are upper [3]."""
+    for corner in _CORNERS:
+        offset = torch.tensor(corner, device=s.device)
+        upper = offset.bool()
+        yield table[begin + _entries(cell + offset, resolution, end - begin)], torch.where(upper, s, 1 - s), upper

@@ -1,0 +1,62 @@
+"""The benchmark's runs: made once, refused where they are another's, and failures say why."""
+
+import importlib
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def reconstruction(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module("reconstruction")
+    monkeypatch.setattr(module, "commit", lambda: "abc")
+    return module
+
+
+@pytest.fixture
+def asked(reconstruction, monkeypatch):
+    """Commands, which leave metrics instead of being run; those of a scene "broken" fail."""
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        folder = Path(command[command.index("--out") + 1])
+        if "broken" in command:
+            return SimpleNamespace(returncode=65, stderr="nsr: error: broken: no images\n")
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"psnr": len(commands)}))
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return commands
+
+
+def test_a_run_is_made_once(reconstruction, asked, tmp_path):
+    for _ in range(2):
+        assert reconstruction.reconstruct("data/cup", 15.0, 1, tmp_path, ["loss.rgb_weight=1"]) == {"psnr": 1}
+    (command,) = asked
+    expected = f"reconstruct data/cup --budget 15.0 --seed 1 loss.rgb_weight=1 --out {tmp_path / 'cup_15s_seed1'}"
+    assert " ".join(command[3:]) == expected
+
+
+def test_runs_of_other_commands_or_commits_are_refused(reconstruction, asked, tmp_path, monkeypatch):
+    reconstruction.reconstruct("cup", None, 0, tmp_path, ["train.nepoch=12"])
+    with pytest.raises(SystemExit, match="another --out"):
+        reconstruction.reconstruct("cup", None, 0, tmp_path, ["train.nepoch=30"])
+    with pytest.raises(SystemExit, match="another --out"):
+        reconstruction.reconstruct("other/cup", None, 0, tmp_path, ["train.nepoch=12"])
+    monkeypatch.setattr(reconstruction, "commit", lambda: "def")
+    with pytest.raises(SystemExit, match="another --out"):
+        reconstruction.reconstruct("cup", None, 0, tmp_path, ["train.nepoch=12"])
+    assert len(asked) == 1
+
+
+def test_a_failing_run_says_why(reconstruction, asked, tmp_path):
+    with pytest.raises(SystemExit, match="exit 65: nsr: error: broken: no images"):
+        reconstruction.reconstruct("broken", 15.0, 0, tmp_path, [])
