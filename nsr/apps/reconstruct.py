@@ -57,6 +57,9 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--train_cameras", action="store_true", help=TRAIN_CAMERAS)
     add_sphere(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    parser.add_argument(
+        "--mesh-only", action="store_true", help="no renderings and their figures: large networks take minutes for each"
+    )
     parser.add_argument("--no-check", action="store_true", help="train even where `nsr data check` finds errors")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values to change")
     parser.set_defaults(run=run_reconstruct)
@@ -94,11 +97,13 @@ def run_reconstruct(args: argparse.Namespace) -> int:
         min_views=args.min_views,
         check=not args.no_check,
         overwrite=args.overwrite,
+        renderings=not args.mesh_only,
         say=print,
     )
     print_figures(metrics)
     for name, what in RESULTS.items():
-        print(f"{what:10} {out / name}")
+        if (out / name).is_file():
+            print(f"{what:10} {out / name}")
     return 0
 
 

@@ -57,6 +57,7 @@ def reconstruct(
     min_views: int = 1,
     check: bool = True,
     overwrite: bool = False,
+    renderings: bool = True,
     say: Callable[[str], None] = print,
 ) -> dict:
     """Reconstruct a scene into the folder `out`; returns what metrics.json holds.
@@ -66,6 +67,7 @@ def reconstruct(
     unseen, min_views: what becomes of surface that fewer training views see (see nsr.geometry.unseen). Figures are of the
     whole mesh; of a trimmed one there are figures beside them, under "trimmed". Among them is wall_seconds: from the call to
     the written mesh, with what a budget does not count (reading and checking the scene, extracting the mesh).
+    renderings: False leaves out what pictures of the model are needed for: figures of renderings, and preview.png.
     Raises UsageError when `out` holds other results, DataError when the scene fails its check (unless check is False), and
     what training raises.
     """
@@ -109,10 +111,11 @@ def reconstruct(
         "rays_per_step": trainer.rays,
         "bad_steps": trainer.guard.total,
         **({} if unfinished else {"wall_seconds": until_mesh}),
-        **evaluate_rendering(run.model, views, affine=run.exposure is not None),
-        "psnr_views": "held out" if held else "training",
         **shown_figures,
     }
+    if renderings:
+        metrics |= evaluate_rendering(run.model, views, affine=run.exposure is not None)
+        metrics["psnr_views"] = "held out" if held else "training"
     if scene.reference is not None:
         metrics |= evaluate_cameras(transform_cameras(run.cameras, scene.world_from_scene), scene.reference[train_views])
     if reference is not None:
@@ -122,13 +125,14 @@ def reconstruct(
             metrics["trimmed"] = evaluate_mesh(shown, reference, cameras_world, seed=0)
     write_metrics(out / "metrics.json", metrics)
     heatmap = error_heatmap(shown, reference) if reference is not None else None
-    write_preview(out / "preview.png", run.model, views, shown, heatmap)
+    if renderings:
+        write_preview(out / "preview.png", run.model, views, shown, heatmap)
     write_turntable(out / "turntable.png", shown, refined.cameras, refined.world_from_scene)
     write_report(
         out / "report.html",
         title=f"{scene.name}: {len(train_views)} views, {trainer.clock.seconds:.0f} s of training",
         metrics=metrics,
-        pictures=[out / "preview.png", out / "turntable.png"],
+        pictures=[out / name for name in ("preview.png", "turntable.png") if (out / name).is_file()],
         note=unseen_note(unseen, min_views),
     )
     return metrics

@@ -256,6 +256,19 @@ def test_without_held_out_views_or_truth(scene, conf, tmp_path, capsys, monkeypa
     assert "psnr_views" in printed
 
 
+def test_the_mesh_alone_is_measured_without_a_rendering(scene, conf, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("nsr.models.idr.IDRModel.render", None)  # would fail if anything were rendered
+    ball(scene / "mesh_gt.ply")
+    command = ["reconstruct", scene, "--conf", conf, "--budget", 0.3, "--resolution", 16, "--out", tmp_path / "out"]
+    assert main([str(argument) for argument in [*command, "--mesh-only"]]) == 0
+    figures = metrics(tmp_path / "out")
+    assert figures.keys() >= DISTANCES
+    assert not figures.keys() & {"psnr", "ssim", "iou", "psnr_views"}
+    assert not (tmp_path / "out" / "preview.png").exists()
+    assert "preview.png" not in capsys.readouterr().out
+    assert "turntable" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_a_scene_that_brings_its_own_truth(scene, conf, tmp_path):
     ball(scene / "mesh_gt.ply", radius=1.5 * WORLD_RADIUS)
     command = ["reconstruct", scene, "--conf", conf, "--budget", 0.3, "--resolution", 16, "--out", tmp_path / "out"]

@@ -1,0 +1,51 @@
+"""Time to equal quality: what a baseline reaches in a long run, and the least budget in which the instant configuration does.
+
+    python benchmarks/convergence.py bust dents --baseline base/idr --seconds 1200 --budgets 15 30 60 --out /tmp/convergence
+
+Quality is the Chamfer distance in percent (nsr/evaluation/chamfer.py states the protocol) of meshes of --resolution cells:
+renderings of the published network would take longer than its training. The ratio of times is a lower bound: instant may have
+needed less than the budget that it was given. Runs that exist in --out are not repeated. Nothing else should run on the machine
+meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from reconstruction import cpu_name, reconstruct
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", nargs="+", help="scene folders with ground truth, or built-in names")
+    parser.add_argument("--baseline", default="base/idr", metavar="CONF", help="configuration (default base/idr, as published)")
+    parser.add_argument("--seconds", type=float, default=1200.0, help="budget of the baseline (default 1200)")
+    parser.add_argument("--budgets", nargs="+", type=float, default=[15.0, 30.0, 60.0, 120.0], metavar="SECONDS")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resolution", type=int, default=128, help="of the meshes that are measured (default 128)")
+    parser.add_argument("--options", default="", help="further options of nsr reconstruct for both, in one string")
+    parser.add_argument("--out", type=Path, required=True, help="where the runs go")
+    args = parser.parse_args()
+    options = ["--mesh-only", "--resolution", str(args.resolution), *args.options.split()]
+
+    print(f"{cpu_name()}, seed {args.seed}, options: {' '.join(options)}\n")
+    print(f"| scene | {args.baseline} after {args.seconds:g} s | instant | ratio of times |")
+    print("|---|---|---|---|")
+    for scene in args.scenes:
+        slow = ["--conf", args.baseline, *options]
+        baseline = reconstruct(scene, args.seconds, args.seed, args.out / args.baseline.replace("/", "_"), slow)
+        instant, ratio = "not reached", "-"
+        for budget in sorted(args.budgets):
+            run = reconstruct(scene, budget, args.seed, args.out / "instant", options)
+            if run["chamfer_percent"] <= baseline["chamfer_percent"]:
+                instant, ratio = f"{run['chamfer_percent']:.3g} % in {budget:g} s", f"{args.seconds / budget:.3g} or more"
+                break
+        reached = f"{baseline['chamfer_percent']:.3g} %, {baseline['steps']} steps"
+        print(f"| {Path(scene).name} | {reached} | {instant} | {ratio} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
