@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,13 @@ def masked_scene(
 def with_silhouettes(
     scene: Scene, data: str | Path, config: PhotometricConfig, *, device: torch.device | str = "cpu", **options: Any
 ) -> Scene:
-    """A scene with masks that are estimated, whether or not it has some; where they say that the object goes on outside the
-    sphere, which cameras alone have told, they are estimated again in the sphere that they tell.
+    """A scene with masks that are estimated. Where they say that the object goes on outside the sphere, which cameras alone
+    have told, they are estimated again in the sphere that they tell; a scene that has masks of its own keeps its sphere.
 
     data, options: what load_scene was given for the scene.
     """
+    if scene.masked:
+        return replace(scene, masks=estimate_silhouettes(scene.to(device), config).cpu())
     masked = _estimated(scene, data, config, device, options)
     return _estimated(masked, data, config, device, options) if _reaches_out(masked, scene) else masked
 

@@ -17,8 +17,9 @@ from support.unmasked_scene import ball_before
 from nsr.apps.main import main
 from nsr.datasets.idr import load_idr
 from nsr.datasets.images import read_mask
-from nsr.training.estimated_masks import FOLDER, read_masks
+from nsr.training.estimated_masks import FOLDER, read_masks, with_silhouettes
 from nsr.training.run import load_run
+from nsr.training.settings import PhotometricConfig
 from nsr.utils.errors import DataError
 
 VIEWS = 12
@@ -116,6 +117,16 @@ def test_data_masks_looks_again_where_the_object_reaches_out(files, tmp_path, mo
     assert len(frames) == 2
     assert not np.allclose(*frames)
     assert (read_mask(tmp_path / "mask" / "000003.png") == truth[3].numpy()).all()
+
+
+def test_a_scene_that_has_masks_keeps_its_sphere(monkeypatch):
+    """Built-in scenes, for one, could not be read again with others."""
+    scene = ball_before("room", VIEWS, 120, 90)
+    monkeypatch.setattr("nsr.training.estimated_masks.estimate_silhouettes", lambda scene, config: 255 - scene.masks)
+    monkeypatch.setattr("nsr.training.estimated_masks.CUT", 0.0)
+    masked = with_silhouettes(scene, "bust", PhotometricConfig())
+    assert torch.equal(masked.masks, 255 - scene.masks)
+    assert (masked.world_from_scene == scene.world_from_scene).all()
 
 
 @pytest.mark.parametrize("sphere", [(0, 0, 0, 0), (0, 0, 0, -1), ("nan", 0, 0, 1)])
