@@ -83,8 +83,10 @@ def cell(scene: str, part: str, args: argparse.Namespace) -> str:
     held = ["--holdout", str(args.holdout)] if args.holdout else []
     options = [*args.options.split(), *held, *overrides]
     runs = [reconstruct(scene, args.budget, seed, folder, options) for seed in args.seeds]
-    of_photographs = "dB" if runs[0]["psnr_views"] == "held out" else "dB, training views"
-    name, unit = ("chamfer_percent", "%") if "chamfer_percent" in runs[0] else ("psnr", of_photographs)
+    if "chamfer_percent" in runs[0]:
+        name, unit = "chamfer_percent", "%"
+    else:
+        name, unit = "psnr", "dB" if runs[0]["psnr_views"] == "held out" else "dB, training views"
     values = [run[name] for run in runs]
     spread = f" ({min(values):.3g}-{max(values):.3g})" if len(values) > 1 else ""
     return f"{statistics.median(values):.4g} {unit}{spread}"

@@ -49,8 +49,6 @@ class Size:
     overrides: tuple[str, ...] = ()
     points: int = 4096  # of a step: rays, volume and neighbours
     rays: int = 3072
-    patches: int = 1536  # as instant.conf has it, with the sources
-    sources: int = 6
     patch: int = 3  # pixels, the side that nsr.datasets.pyramid.patch_side chooses for the built-in scenes
     images: tuple[int, int, int] = (40, 300, 400)  # V, H, W
     hull: int = 128
@@ -68,19 +66,17 @@ SIZES = {
             *_both_grids("levels=16", "log2_table_size=19"),
             "model.implicit_network.dims=[128, 128]",
             "model.rendering_network.dims=[128, 128]",
+            "photometric.rays=4096",
         ),
         points=16384,
         rays=8192,
-        patches=4096,
         images=(49, 600, 800),
         hull=256,
     ),
     "quick": Size(
-        _both_grids("levels=4", "log2_table_size=9", "start_levels=4"),
+        (*_both_grids("levels=4", "log2_table_size=9", "start_levels=4"), "photometric.rays=16", "photometric.sources=2"),
         points=64,
         rays=32,
-        patches=16,
-        sources=2,
         images=(4, 24, 32),
         hull=12,
     ),
@@ -276,8 +272,8 @@ def color_cases(inputs: Inputs) -> Iterator[Case]:
 
 def patch_cases(inputs: Inputs) -> Iterator[Case]:
     """Points on a ball that their reference view and most sources see."""
-    size, cameras, patch = inputs.size, inputs.cameras(), inputs.size.patch
-    (views, height, width), n, k = size.images, size.patches, size.sources
+    cameras, patch, photometric = inputs.cameras(), inputs.size.patch, inputs.config.photometric
+    (views, height, width), n, k = inputs.size.images, photometric.rays, photometric.sources
     images = patch_images(inputs.rand(views, height, width), cameras)
     view = (inputs.rand(n) * views).long()
     toward = torch.nn.functional.normalize(cameras.centers[view], dim=1)

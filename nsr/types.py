@@ -41,6 +41,11 @@ class Cameras:
         )
 
     @property
+    def focals(self) -> Tensor:
+        """[V] the larger focal length of each camera, pixels."""
+        return self.intrinsics[:, [0, 1], [0, 1]].amax(dim=-1)
+
+    @property
     def centers(self) -> Tensor:
         """[V, 3] camera centres."""
         return self.camera_to_world[:, :3, 3]

@@ -1,7 +1,8 @@
 // One ray from its start to its result, as a program that asks for one SDF value at a time: the phases of
 // nsr.ops.sphere_trace.trace (march from one or both ends, sampler, secant search, smallest SDF) around the state
-// machine of sphere_trace.h, in the same order, so both find the same but for rounding; that tracer is its specification. A kernel that has the
-// network at hand runs many such programs in its lanes or threads; none depends on another.
+// machine of sphere_trace.h, in the same order, so both find the same but for rounding; that tracer is its
+// specification. A kernel that has the network at hand runs many such programs in its lanes or threads; none depends on
+// another.
 #pragma once
 
 #include <cmath>

@@ -47,8 +47,7 @@ class HullConsistency:
 
     @staticmethod
     def _factor(cameras: Cameras, spacing: float) -> int:
-        focal = cameras.intrinsics[:, [0, 1], [0, 1]].amax(-1)
-        voxel = (focal * spacing / cameras.centers.norm(dim=-1).clamp_min(0.5)).median()
+        voxel = (cameras.focals * spacing / cameras.centers.norm(dim=-1).clamp_min(0.5)).median()
         return max(1, int(voxel / 2))
 
     def hull(self, views: Bool[Tensor, " V"]) -> Bool[Tensor, " P"]:

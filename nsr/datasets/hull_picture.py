@@ -76,7 +76,7 @@ def _shadow(
     if len(points) == 0:
         return image.numpy()
     pixels, depth = project_all(cameras, points)
-    focal = float(cameras.intrinsics[0, [0, 1], [0, 1]].max()) * scale
+    focal = float(cameras.focals[0]) * scale
     side = max(1, math.ceil(focal * spacing / max(float(depth[0].median()), 1e-6)))
     corner = ((pixels[0] + 0.5) * scale - side / 2).round().long()
     corner = corner[depth[0] > 0]

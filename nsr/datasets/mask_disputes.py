@@ -83,8 +83,7 @@ class _Footprint:
         inside = (depth > 0) & (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
         pixel = torch.where(inside, v * camera.width + u, -1.0).long()
         ahead = depth[depth > 0]
-        focal = camera.intrinsics[0, [0, 1], [0, 1]].amax()
-        voxel = float(side * focal / ahead.median()) if len(ahead) else 1.0
+        voxel = float(side * camera.focals[0] / ahead.median()) if len(ahead) else 1.0
         return cls(pixel, (camera.height, camera.width), voxel)
 
     @property
@@ -127,8 +126,7 @@ def _regions_with(image: Bool[Tensor, "h w"], marks: Bool[Tensor, "h w"]) -> Boo
 
 def _shrunk(masks: Tensor, cameras: Cameras, side: float) -> tuple[Bool[Tensor, "V h w"], Cameras, int]:
     """Masks and cameras, halved `level` times until voxels of that side are about VOXEL_PX pixels wide."""
-    focals = cameras.intrinsics[:, [0, 1], [0, 1]].amax(dim=-1)
-    voxel = float((side * focals / cameras.centers.norm(dim=-1).clamp_min(0.5)).median())
+    voxel = float((side * cameras.focals / cameras.centers.norm(dim=-1).clamp_min(0.5)).median())
     level = 0
     while voxel > VOXEL_PX * 2**level:
         level += 1

@@ -56,9 +56,8 @@ def carve(
         raise DataError(f"carve: expected one mask per camera at its image size, {expected}, got {list(masks.shape)}")
     masks = is_object(masks)
     axis = grid_axis(resolution, extent, masks.device)
-    focals = cameras.intrinsics[:, [0, 1], [0, 1]].amax(-1).to(axis)
     reach = tolerance * 2 * extent / max(resolution - 1, 1)
-    return visual_hull(masks, _projections(cameras).to(axis), focals, axis, reach, min_views, max_misses)
+    return visual_hull(masks, _projections(cameras).to(axis), cameras.focals.to(axis), axis, reach, min_views, max_misses)
 
 
 def hull_signed_distance(

@@ -170,12 +170,12 @@ def render_view(
     device = model_device(model)
     camera = scale_cameras(cameras[view], scale).to(device)
     pixels = image_pixels(camera.width, camera.height, device)
-    rgb, normal, hits = torch.zeros(len(pixels), 3, device=device), torch.zeros(len(pixels), 3, device=device), 0
+    only = torch.zeros(len(pixels), dtype=torch.long, device=device)  # of the one camera
+    rgb, normal, hits = (torch.zeros(len(pixels), channels, device=device) for channels in (3, 3, 1))
     # One ray of all pixels after the other: large pictures would not fit into memory as rays.
     places = (torch.arange(samples, device=device) + 0.5) / samples - 0.5
     for offset in torch.cartesian_prod(places, places):
-        rays = pixel_rays(camera, torch.zeros(len(pixels), dtype=torch.long, device=device), pixels + offset)
-        output = model.render(rays, chunk)
+        output = model.render(pixel_rays(camera, only, pixels + offset), chunk)
         hit = output.hit[:, None].to(rgb.dtype)
         rgb, normal, hits = rgb + hit * output.rgb, normal + hit * output.normal, hits + hit
     rgb = torch.where(hits > 0, rgb / hits, 1.0)

@@ -60,7 +60,7 @@ def estimate_silhouettes(scene: Scene, config: PhotometricConfig) -> UInt8[Tenso
     views = _Views(scene, WIDTH)
     inside, behind = (views.spread(seeds, sweep.stride) for seeds in _undisputed(inside, behind))
     probability, hull = _agreed(views, inside, behind, sweep.stride)
-    masks = _refined(scene, probability, hull, views.scale)
+    masks = _refined(scene, probability, hull, views.level)
     if empty := [name for name, mask in zip(scene.view_names, masks, strict=True) if not mask.any()]:
         raise DataError(
             f"silhouettes of {scene.name}: nothing of the object was found in {', '.join(empty[:6])}; remove these views, "
@@ -105,10 +105,10 @@ class _Views:
     """All photographs at one level of the pyramid, about `width` pixels across."""
 
     def __init__(self, scene: Scene, width: int) -> None:
-        self.scale = 2 ** max(round(math.log2(scene.cameras.width / width)), 0)  # photograph's pixels per pixel
-        self.cameras = level_cameras(scene.cameras, int(math.log2(self.scale)))
+        self.level = max(round(math.log2(scene.cameras.width / width)), 0)
+        self.cameras = level_cameras(scene.cameras, self.level)
         # Image by image: as floats, all photographs at once would take four times the data set.
-        shrunk = [F.avg_pool2d(image.permute(2, 0, 1).float(), self.scale) for image in scene.images]
+        shrunk = [F.avg_pool2d(image.permute(2, 0, 1).float(), 2**self.level) for image in scene.images]
         self.images = torch.stack(shrunk).permute(0, 2, 3, 1).contiguous() / 255.0
         self.codes = color_codes(self.images)
 
@@ -159,14 +159,14 @@ class _Views:
 
 
 def _refined(
-    scene: Scene, probability: Float[Tensor, "V h w"], hull: Float[Tensor, "V h w"], scale: int
+    scene: Scene, probability: Float[Tensor, "V h w"], hull: Float[Tensor, "V h w"], level: int
 ) -> UInt8[Tensor, "V H W"]:
     """Masks at full size; edges are looked for once more in larger images, near where they have been found.
 
-    scale: the photograph's pixels per pixel of what is given.
+    level: of the pyramid, at which probability and hull are given.
     """
     views = _Views(scene, FINE_WIDTH)
-    probability, hull = (_enlarged(values, scale // views.scale, views.images.shape[1:3]) for values in (probability, hull))
+    probability, hull = (_enlarged(values, level - views.level, views.images.shape[1:3]) for values in (probability, hull))
     known = 2.0 * probability - 1.0
     colors = views.color_log_odds(known.clamp_min(0.0), -known.clamp_max(0.0))
     settled = probability > 0.5
@@ -176,7 +176,7 @@ def _refined(
     probability = views.walk(prior, confidence, probability, iterations=15)
     probability[_holes(probability > 0.5, hull > 0.5 * IN_HULL)] = 1.0
     size = scene.images.shape[1:3]
-    return torch.cat([255 * (_enlarged(view[None], views.scale, size) > 0.5).to(torch.uint8) for view in probability])
+    return torch.cat([255 * (_enlarged(view[None], views.level, size) > 0.5).to(torch.uint8) for view in probability])
 
 
 def _holes(masks: Bool[Tensor, "V h w"], shadow: Bool[Tensor, "V h w"]) -> Bool[Tensor, "V h w"]:
@@ -220,9 +220,9 @@ def _grown(images: Bool[Tensor, "V h w"], steps: int) -> Bool[Tensor, "V h w"]:
     return torch.stack([dilate(image, steps) for image in images])
 
 
-def _enlarged(images: Float[Tensor, "V h w"], factor: int, size: Sequence[int]) -> Float[Tensor, "V H W"]:
-    """Images whose pixels are `factor` pixels wide at a size [H, W], whose odd last rows and columns halving has dropped."""
+def _enlarged(images: Float[Tensor, "V h w"], levels: int, size: Sequence[int]) -> Float[Tensor, "V H W"]:
+    """Images that were halved `levels` times, at the size [H, W] they had; halving dropped odd last rows and columns."""
     height, width = size
-    large = F.interpolate(images[:, None], scale_factor=factor, mode="bilinear", align_corners=False)
+    large = F.interpolate(images[:, None], scale_factor=2**levels, mode="bilinear", align_corners=False)
     missing = (0, width - large.shape[3], 0, height - large.shape[2])
     return F.pad(large, missing, mode="replicate")[:, 0]

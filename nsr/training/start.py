@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -88,8 +90,8 @@ def _teach(
     device, extent = target.device, model.bounding_radius
     voxel = 2.0 * extent / (config.resolution - 1)
     shell = (target.abs() < 3.0 * voxel).nonzero() * voxel - extent  # [K, 3]
-    rates = {"learning_rate": config.learning_rate, "table_learning_rate": config.table_learning_rate}
-    optimisers = Optimisers(model, None, TrainConfig(nepoch=1, adam_betas=train.adam_betas, **rates))
+    rates = replace(train, learning_rate=config.learning_rate, table_learning_rate=config.table_learning_rate)
+    optimisers = Optimisers(model, None, rates)
     half = config.points // 2
     for step in range(config.steps):
         optimisers.set_rate_factor(0.1 ** (step / config.steps))

@@ -143,6 +143,8 @@ def test_arguments_that_do_not_fit():
         visual_hull(masks, projections, focals.double(), axis)
     with pytest.raises(ValueError, match="reach is"):
         visual_hull(masks, projections, focals, axis, reach=float("nan"))
+    with pytest.raises(ValueError, match="max_misses is -1"):
+        visual_hull(masks, projections, focals, axis, max_misses=-1)
     with pytest.raises(ValueError, match="does not ascend"):
         visual_hull(masks, projections, focals, axis.flip(0))
 
