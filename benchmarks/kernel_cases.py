@@ -129,8 +129,7 @@ class Inputs:
         return Cameras(intrinsics, pose, width, height).to(self.device)
 
 
-def all_cases(size: Size, device: str) -> Iterator[Case]:
-    inputs = Inputs(size, device)
+def all_cases(inputs: Inputs) -> Iterator[Case]:
     for family in (grid_cases, sdf_cases, trace_cases, color_cases, patch_cases, adam_cases, hull_cases):
         yield from family(inputs)
 
@@ -273,7 +272,8 @@ def color_cases(inputs: Inputs) -> Iterator[Case]:
 def patch_cases(inputs: Inputs) -> Iterator[Case]:
     """Points on a ball that their reference view and most sources see."""
     cameras, patch, photometric = inputs.cameras(), inputs.size.patch, inputs.config.photometric
-    (views, height, width), n, k = inputs.size.images, photometric.rays, photometric.sources
+    (views, height, width), n = inputs.size.images, photometric.rays
+    k = min(photometric.sources, views - 1)
     images = patch_images(inputs.rand(views, height, width), cameras)
     view = (inputs.rand(n) * views).long()
     toward = torch.nn.functional.normalize(cameras.centers[view], dim=1)
@@ -300,14 +300,21 @@ def patch_cases(inputs: Inputs) -> Iterator[Case]:
 
 def adam_cases(inputs: Inputs) -> Iterator[Case]:
     """With the gradient of a step: as many entries touched as its points touch."""
-    network = inputs.sdf
-    h = hash_grid(inputs.points, network.table, network.spec, network.active_levels)
-    (grad,) = torch.autograd.grad(h.sum(), network.table)
-    value, mean, square = network.table.detach().clone(), torch.zeros_like(grad), torch.zeros_like(grad)
+    grad = table_gradient(inputs.sdf, inputs.points)
+    value, mean, square = inputs.sdf.table.detach().clone(), torch.zeros_like(grad), torch.zeros_like(grad)
+    step = (1, 1e-4, 0.9, 0.99, 1e-15)
+    yield Case("adam_touched_", lambda: lambda: adam_touched_(value, grad, mean, square, *step), adam_cost(grad))
+
+
+def table_gradient(network: SdfNetwork | ColorNetwork, points: Tensor) -> Tensor:
+    h = hash_grid(points, network.table, network.spec, network.active_levels)
+    return torch.autograd.grad(h.sum(), network.table)[0]
+
+
+def adam_cost(grad: Tensor) -> Cost:
+    """The gradient is read whole; value and moments of the touched entries are read and written."""
     touched = int((grad != 0).sum())
-    # The gradient is read whole; value and moments of the touched entries are read and written.
-    cost = Cost(ADAM * touched, grad.numel() * FLOAT + touched * 6 * FLOAT)
-    yield Case("adam_touched_", lambda: lambda: adam_touched_(value, grad, mean, square, 1, 1e-4, 0.9, 0.99, 1e-15), cost)
+    return Cost(ADAM * touched, grad.numel() * FLOAT + touched * 6 * FLOAT)
 
 
 def hull_cases(inputs: Inputs) -> Iterator[Case]:

@@ -1,0 +1,173 @@
+"""Where a training step's time goes, and how far each part is from the machine's limit, as Markdown tables.
+
+    python benchmarks/steps.py bust --steps 1500 --profile 100
+
+Trains the instant configuration on a scene and looks at its steps in the middle of the stage of shape and colours and in the
+middle of that of the colours alone: `--profile` of them are timed by the wall clock, as many more by torch's profiler, which
+says how long each native op took. All else of the wall-clock time (the small operations of torch, and Python) is one row.
+The floor is the least time in which an op's operations, bytes and random reads can be done at the peaks that this run measures
+first: those counted in benchmarks/kernel_cases.py, for the networks, points and rays of such a step. Nothing else should run on
+the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from nsr.utils.memory import keep_freed_memory
+from nsr.utils.threads import set_thread_policy
+
+set_thread_policy()  # before torch is imported
+keep_freed_memory()
+
+import torch  # noqa: E402
+from floors import Cost, Machine  # noqa: E402
+from kernel_cases import Inputs, Size, adam_cost, all_cases, table_gradient  # noqa: E402
+from reconstruction import cpu_name  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
+
+from nsr.geometry.cameras import pixel_rays  # noqa: E402
+from nsr.training.launch import RunRequest, new_trainer, open_scene  # noqa: E402
+from nsr.training.trainer import Trainer  # noqa: E402
+from nsr.types import Rays  # noqa: E402
+from nsr.utils.errors import NsrError  # noqa: E402
+
+# What a step consists of: the op in torch's profile, and the case that counts it.
+PARTS = {
+    "tracing": ("nsr::trace_sdf_network", "trace_sdf_network"),
+    "SDF and normal": ("nsr::sdf_and_normal", "sdf_and_normal"),
+    "SDF and normal, backward": ("nsr::sdf_and_normal_bwd", "sdf_and_normal backward"),
+    "colour": ("nsr::color_network", "color_network"),
+    "colour, backward": ("nsr::color_network_bwd", "color_network backward"),
+    "patches": ("nsr::patch_ncc", "patch_ncc"),
+    "patches, backward": ("nsr::patch_ncc_bwd", "patch_ncc backward"),
+    "Adam over tables": ("nsr::adam_touched_", "adam_touched_"),
+    "Adam over networks": ("aten::_fused_adam_", None),
+}
+HEADER = "| part | ms | of the step | floor ms | by | of peak |\n|---|---|---|---|---|---|"
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Milliseconds: of a whole step, by the wall clock, and of its ops; small: how many other operations torch ran in it."""
+
+    step: float
+    parts: dict[str, float]
+    small: float
+
+
+class StepInputs(Inputs):
+    """The networks, points and rays of a step of a run, in place of random ones."""
+
+    def __init__(self, trainer: Trainer, colors_only: bool) -> None:
+        config, model, sampler = trainer.config, trainer.model, trainer.sampler
+        sampling = config.sampling
+        batch = sampler.draw_inside(sampling.color_rays) if colors_only else sampler.draw(sampling.rays)
+        self._rays = pixel_rays(trainer.scene.cameras, batch.view, batch.pixels)
+        hits = model.trace(self._rays, batch.mask > 0.5)
+        surface = hits.hit & (batch.mask > 0.5)
+        _, height, width = trainer.scene.masks.shape
+        size = Size(points=int(surface.sum()), rays=len(batch), images=(len(trainer.scene), height, width))
+        super().__init__(replace(size, patch=trainer.photometric.side if trainer.photometric else size.patch), "cpu")
+        self.config = config
+        self.sdf = self._on_device(model.implicit_network.fused())
+        self.color = self._on_device(model.rendering_network.fused())
+        self.colors_only = colors_only
+        on_rays = self._rays.at(hits.distance)
+        self.points = self.on_surface = on_rays[surface]
+        if not colors_only:
+            volume = (2.0 * self.rand(sampling.volume_points, 3) - 1.0) * model.bounding_radius
+            beside = sampling.neighbour_sigma * torch.randn(sampling.neighbours, 3, generator=self.generator)
+            self.points = torch.cat([on_rays, volume, on_rays[: len(beside)] + beside])
+
+    def rays(self) -> Rays:
+        return self._rays
+
+
+def main() -> int:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    try:
+        trainer = started(args)
+    except NsrError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    machine = Machine("cpu", args.quick)
+    print(f"{cpu_name()}, {args.threads} threads, torch {torch.__version__}, {args.scene}\n")
+    begin = trainer.config.train.color_from
+    for stage, middle in {"shape and colours": begin / 2, "colours alone": (begin + 1) / 2}.items():
+        colors_only = middle > begin
+        if colors_only and begin == 1.0:  # there is no such stage
+            break
+        while trainer.clock.progress < middle - args.profile / args.steps:
+            trainer.step()
+        times = timed(trainer, args.profile)
+        floors = {name: machine.floor(cost) for name, cost in costs(StepInputs(trainer, colors_only)).items()}
+        print(f"Steps of {stage}: {times.step:.3g} ms, {times.small:.0f} small operations of torch in each\n\n{HEADER}")
+        print("\n".join(lines(times, floors)) + "\n", flush=True)
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scene", help="scene folder or built-in name")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of confs/instant.conf")
+    parser.add_argument("--views", help="which views to use, as in nsr reconstruct")
+    parser.add_argument("--steps", type=int, default=1500, help="of the run (default %(default)s)")
+    parser.add_argument("--profile", type=int, default=100, help="steps timed, and profiled, per stage (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
+    parser.add_argument("--quick", action="store_true", help="measure peaks on tiny arrays: whether it works, not how fast")
+    return parser.parse_args()
+
+
+def started(args: argparse.Namespace) -> Trainer:
+    """A trainer behind its start, whose schedule ends after about so many steps."""
+    request = RunRequest(args.scene, overrides=tuple(args.overrides), views=args.views)
+    scene, training, held_out, _ = open_scene(request, lambda message: print(message, file=sys.stderr))
+    request = replace(request, nepoch=max(round(args.steps / len(training)), 1))
+    trainer = new_trainer(request, scene, training, held_out)
+    trainer.start()
+    return trainer
+
+
+def timed(trainer: Trainer, steps: int) -> StepTimes:
+    """Means over `steps` steps by the wall clock, and as many by the profiler."""
+    started = time.perf_counter()
+    for _ in range(steps):
+        trainer.step()
+    seconds = time.perf_counter() - started
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for _ in range(steps):
+            trainer.step()
+    ops = {entry.key: entry for entry in profiled.key_averages()}
+    named = {op: ops[op] for op, _ in PARTS.values() if op in ops}
+    small = sum(entry.count for key, entry in ops.items() if key.startswith("aten::") and key not in named)
+    parts = {part: named[op].cpu_time_total / 1e3 / steps for part, (op, _) in PARTS.items() if op in named}
+    return StepTimes(1e3 * seconds / steps, parts, small / steps)
+
+
+def costs(inputs: StepInputs) -> dict[str, Cost]:
+    """By the case that counts them; Adam's of all the tables that such a step moves."""
+    of_colors = adam_cost(table_gradient(inputs.color, inputs.on_surface))
+    of_cases = {case.name: case.cost for case in all_cases(inputs)}
+    of_shape = Cost(0.0, 0.0) if inputs.colors_only else of_cases["adam_touched_"]
+    adam = Cost(of_shape.flops + of_colors.flops, of_shape.stream + of_colors.stream)
+    return {**of_cases, "adam_touched_": adam}
+
+
+def lines(times: StepTimes, floors: dict[str, tuple[float, str]]) -> Iterator[str]:
+    """The rows of the table, the last of which is what the parts leave of the step."""
+    for part, milliseconds in times.parts.items():
+        floor, limit = floors.get(PARTS[part][1], (None, None))
+        limits = f"{1e3 * floor:.2g} | {limit} | {1e5 * floor / milliseconds:.0f} %" if floor is not None else "| |"
+        yield f"| {part} | {milliseconds:.2f} | {100 * milliseconds / times.step:.0f} % | {limits} |"
+    rest = times.step - sum(times.parts.values())
+    yield f"| all else | {rest:.2f} | {100 * rest / times.step:.0f} % | | | |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""benchmarks/steps.py runs, and says of every part of both kinds of steps what it takes."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["sampling.rays=128", "sampling.color_rays=128", "sampling.neighbours=32", "photometric.rays=64", "start.resolution=32"]
+SHAPE = ["tracing", "SDF and normal", "SDF and normal, backward", "patches", "patches, backward"]
+BOTH = ["tracing", "SDF and normal", "colour", "colour, backward", "Adam over tables", "Adam over networks", "all else"]
+
+
+def test_both_stages_have_a_table_whose_parts_make_up_the_step():
+    command = [sys.executable, str(ROOT / "benchmarks" / "steps.py"), "bust", *SMALL, "--quick"]
+    command += ["--views", "0,4,8,12,16,20", "--steps", "48", "--profile", "4", "--threads", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr
+    tables = run.stdout.split("Steps of ")[1:]
+    assert [table.split(":")[0] for table in tables] == ["shape and colours", "colours alone"]
+    for table, expected in zip(tables, (BOTH + SHAPE, BOTH), strict=True):
+        whole = float(re.search(r": ([\d.]+) ms", table)[1])
+        lines = [re.split(r" *\| *", line.strip("| ")) for line in table.splitlines()[4:] if line]
+        rows = {part: numbers for part, *numbers in lines}
+        assert set(rows) == set(expected)
+        assert abs(sum(float(cells[0]) for cells in rows.values()) - whole) < 0.01 * whole + 0.05
+        for part in set(expected) - {"all else", "Adam over networks"}:
+            took, _, floor, limit, _ = rows[part]
+            assert float(took) > 0, part
+            assert float(floor) > 0, part
+            assert limit in ("flops", "bytes", "reads"), part
