@@ -135,7 +135,7 @@ def earlier(exps) -> list:
 def test_a_continued_run_keeps_its_configuration(earlier, exps, refused):
     run = exps / "tiny" / "run"
     before = {path: path.read_bytes() for path in files_in(run)}
-    refused([*earlier, "loss.rgb_weight=3"], USAGE, "loss.rgb_weight=3", "configuration it began with", "start a new run")
+    refused([*earlier, "loss.rgb_weight=7"], USAGE, "loss.rgb_weight=7", "configuration it began with", "start a new run")
     refused([*earlier, "train.learning_rate=3"], USAGE, "only train.nepoch, train.budget")
     refused([*earlier, "loss.rgb_wieght=3"], CONFIG, "loss.rgb_wieght: unknown key")
     refused([*earlier, "--train_cameras"], USAGE, "--train_cameras", "fixed cameras")

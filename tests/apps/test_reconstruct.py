@@ -180,7 +180,7 @@ def test_an_interrupted_reconstruction_is_continued_by_the_same_command(scene, c
         words = f"stopped by SIGTERM at step 7; the state is saved in {out}: run the same command again to continue"
         refused(command, 75, words)
     before = contents(out)
-    for option, word in (("--seed", "--seed"), ("--holdout", "views"), ("loss.rgb_weight=3", "configuration")):
+    for option, word in (("--seed", "--seed"), ("--holdout", "views"), ("loss.rgb_weight=7", "configuration")):
         change = [option] if "=" in option else [option, 3]
         refused([*command, *change], USAGE, out, f"unfinished run with other {word}", "--overwrite")
     refused([*command, "--train_cameras"], USAGE, "--train_cameras")
