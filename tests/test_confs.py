@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nsr.config import bind, to_tree
+from nsr.encoders.hash_grid import HashGridConfig
 from nsr.models.idr import IDRModel
 from nsr.training.settings import Config
 from nsr.utils.errors import ConfigError
@@ -26,6 +27,14 @@ def test_conf_binds_and_builds(name):
     model = IDRModel.build(config.model, seed=0)
     assert sum(p.numel() for p in model.parameters()) > 1000
     assert bind(Config, to_tree(config)) == config
+
+
+@pytest.mark.parametrize("name", CONFS)
+def test_grids_reach_as_far_as_the_surface_may(name):
+    model = load(name).model
+    for encoder in (model.implicit_network.encoder, model.rendering_network.point_encoder):
+        if isinstance(encoder.options, HashGridConfig):
+            assert encoder.options.extent >= model.ray_tracer.radius
 
 
 def test_base_is_the_defaults():

@@ -39,11 +39,12 @@ void load_points(const T* x, int count, T (*points)[kTile]) {
 }
 
 template <bool kSmooth, int kTile, typename T>
-void locate_on_axes(int32_t resolution, const T (*points)[kTile], TileCells<kTile, T>& cells, uint32_t (*cell)[kTile]) {
+void locate_on_axes(T inverse_extent, int32_t resolution, const T (*points)[kTile], TileCells<kTile, T>& cells,
+                    uint32_t (*cell)[kTile]) {
   for (int d = 0; d < 3; ++d) {
 #pragma GCC ivdep
     for (int i = 0; i < kTile; ++i) {
-      const AxisPoint<T> axis = locate_on_axis(points[d][i], resolution, kSmooth);
+      const AxisPoint<T> axis = locate_on_axis(points[d][i], inverse_extent, resolution, kSmooth);
       cell[d][i] = uint32_t(axis.cell);
       cells.s[d][i] = axis.s;
       cells.ds[d][i] = axis.ds;
@@ -73,10 +74,11 @@ void enumerate_corners(const GridLevel& level, const uint32_t (*cell)[kTile], ui
 template <int kTile, typename T>
 void locate_tile(const HashGrid& grid, const GridLevel& level, const T (*points)[kTile], TileCells<kTile, T>& cells) {
   alignas(64) uint32_t cell[3][kTile];
+  const T inverse_extent = T(grid.inverse_extent);
   if (grid.smoothstep)
-    locate_on_axes<true>(level.resolution, points, cells, cell);
+    locate_on_axes<true>(inverse_extent, level.resolution, points, cells, cell);
   else
-    locate_on_axes<false>(level.resolution, points, cells, cell);
+    locate_on_axes<false>(inverse_extent, level.resolution, points, cells, cell);
   if (level.hashed)
     enumerate_corners<true>(level, cell, cells.entry);
   else

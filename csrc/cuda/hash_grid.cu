@@ -19,9 +19,9 @@ struct Cell {
 template <typename T>
 __device__ Cell<T> locate(const HashGrid& grid, const GridLevel& level, const T* x) {
   Cell<T> cell;
-  const AxisPoint<T> ax = locate_on_axis(x[0], level.resolution, grid.smoothstep);
-  const AxisPoint<T> ay = locate_on_axis(x[1], level.resolution, grid.smoothstep);
-  const AxisPoint<T> az = locate_on_axis(x[2], level.resolution, grid.smoothstep);
+  const AxisPoint<T> ax = locate_on_axis(x[0], T(grid.inverse_extent), level.resolution, grid.smoothstep);
+  const AxisPoint<T> ay = locate_on_axis(x[1], T(grid.inverse_extent), level.resolution, grid.smoothstep);
+  const AxisPoint<T> az = locate_on_axis(x[2], T(grid.inverse_extent), level.resolution, grid.smoothstep);
   cell.point = {ax.s, ay.s, az.s, ax.ds, ay.ds, az.ds, ax.dds, ay.dds, az.dds};
   for (int c = 0; c < 8; ++c) {
     const uint32_t px = ax.cell + (c & 1), py = ay.cell + ((c >> 1) & 1), pz = az.cell + (c >> 2);

@@ -1,6 +1,6 @@
 // Multi-resolution hash grid (Mueller et al. 2022): geometry of a level, interpolation in a cell, and its derivatives.
 //
-// A level is a vertex grid of `resolution` cells per axis over the cube [-1, 1]^3. Inside a cell the encoding is
+// A level is a vertex grid of `resolution` cells per axis over the cube [-extent, extent]^3. Inside a cell it is
 // trilinear in s = (s_x, s_y, s_z), where s_d(x_d) is the fraction of the cell (linear) or 3t^2 - 2t^3 of it
 // (smoothstep), so with the corner values v_c, c = b_x + 2 b_y + 4 b_z,
 //     h = sum_c v_c prod_d (b_d ? s_d : 1 - s_d)
@@ -33,6 +33,7 @@ struct HashGrid {
   int32_t active_levels;  // levels beyond encode to zero and receive no gradient
   int32_t features;       // per level
   bool smoothstep;
+  double inverse_extent;  // of the cube: 2 / its side
   GridLevel level[kMaxGridLevels];
 
   NSR_HD int64_t outputs() const { return int64_t(levels) * features; }
@@ -57,9 +58,10 @@ struct AxisPoint {
   T s, ds, dds;
 };
 
-// Coordinates outside [-1, 1] take the value of the nearest face and have derivative zero; NaN stays NaN.
+// With x / extent: coordinates outside [-1, 1] take the value of the nearest face and have derivative zero; NaN stays NaN.
 template <typename T>
-NSR_HD AxisPoint<T> locate_on_axis(T x, int32_t resolution, bool smoothstep) {
+NSR_HD AxisPoint<T> locate_on_axis(T x, T inverse_extent, int32_t resolution, bool smoothstep) {
+  x *= inverse_extent;
   T u = (x + T(1)) * T(0.5);
   u = u < T(0) ? T(0) : u;
   u = u > T(1) ? T(1) : u;
@@ -68,7 +70,7 @@ NSR_HD AxisPoint<T> locate_on_axis(T x, int32_t resolution, bool smoothstep) {
   const int32_t cell = floor_p < resolution ? floor_p : resolution - 1;
   const T t = p - T(cell);
   const T outside = T(x < T(-1)) + T(x > T(1));
-  const T dt = (T(1) - outside) * T(0.5) * T(resolution);
+  const T dt = (T(1) - outside) * T(0.5) * T(resolution) * inverse_extent;
   AxisPoint<T> axis;
   axis.cell = cell;
   axis.s = smoothstep ? t * t * (T(3) - T(2) * t) : t;

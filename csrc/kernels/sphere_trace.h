@@ -164,10 +164,12 @@ NSR_HD bool advance_front(const TraceOptions& options, TraceState<T>& ray, Trace
 }
 
 // Takes f = SDF(o + ray.back_t d) of the back, which marches against the ray. Returns whether to go on, at ray.back_t.
+// A ray that starts inside looks for where it leaves, and that is where its back would end: it has none.
 template <typename T>
 NSR_HD bool advance_back(const TraceOptions& options, TraceState<T>& ray, TraceFlags& flags, T f) {
   if (!(f == f)) return false;
   note_value(ray, ray.back_t, f);
+  if (flags.orientation < 0) return false;
   ray.far = ray.back_t;
   if (std::fabs(f) <= T(options.threshold)) return false;
   if (f <= T(0)) {

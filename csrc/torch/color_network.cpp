@@ -49,8 +49,8 @@ Tensor check_input(const Tensor& input, const Tensor& points, int64_t columns, c
 
 ColorTensors check_arguments(const Tensor& points, const OptionalTensor& normals, const OptionalTensor& view_dirs,
                              const Tensor& features, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets,
-                             bool smoothstep, int64_t active_levels, const Tensor& parameters, IntArrayRef widths,
-                             int64_t view_degree, const char* op) {
+                             bool smoothstep, double extent, int64_t active_levels, const Tensor& parameters,
+                             IntArrayRef widths, int64_t view_degree, const char* op) {
   check_points_and_table(points, table, op);
   TORCH_CHECK(view_degree >= 0 && view_degree <= kMaxHarmonicsDegree && (view_degree > 0) == view_dirs.has_value(), op,
               ": expected view_degree 1 to ", kMaxHarmonicsDegree, " with view_dirs, or 0 without, got ", view_degree);
@@ -61,9 +61,8 @@ ColorTensors check_arguments(const Tensor& points, const OptionalTensor& normals
     if (!input) return std::nullopt;
     return check_input(*input, points, 3, name, op);
   };
-  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, active_levels, op);
-  const int64_t inputs =
-      3 + grid.outputs() + harmonics_count(int(view_degree)) + (normals ? 3 : 0) + features.size(1);
+  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, extent, active_levels, op);
+  const int64_t inputs = 3 + grid.outputs() + harmonics_count(int(view_degree)) + (normals ? 3 : 0) + features.size(1);
   return {points.contiguous(),
           columns,
           table.contiguous(),
@@ -76,12 +75,12 @@ ColorTensors check_arguments(const Tensor& points, const OptionalTensor& normals
 
 std::tuple<Tensor, Tensor> color_network(const Tensor& points, const OptionalTensor& normals,
                                          const OptionalTensor& view_dirs, const Tensor& features, const Tensor& table,
-                                         IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
+                                         IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep, double extent,
                                          int64_t active_levels, const Tensor& parameters, IntArrayRef widths,
                                          int64_t view_degree, bool keep) {
   const ColorTensors tensors =
-      check_arguments(points, normals, view_dirs, features, table, resolutions, offsets, smoothstep, active_levels,
-                      parameters, widths, view_degree, "nsr::color_network");
+      check_arguments(points, normals, view_dirs, features, table, resolutions, offsets, smoothstep, extent,
+                      active_levels, parameters, widths, view_degree, "nsr::color_network");
   const Tensor rgb = at::empty({tensors.count(), kColors}, points.options());
   Tensor kept;
   AT_DISPATCH_FLOATING_TYPES(points.scalar_type(), "color_network", [&] {
@@ -97,11 +96,11 @@ std::tuple<Tensor, Tensor> color_network(const Tensor& points, const OptionalTen
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> color_network_bwd(
     const Tensor& grad_rgb, const Tensor& kept, const Tensor& points, const OptionalTensor& normals,
     const OptionalTensor& view_dirs, const Tensor& features, const Tensor& table, IntArrayRef resolutions,
-    IntArrayRef offsets, bool smoothstep, int64_t active_levels, const Tensor& parameters, IntArrayRef widths,
-    int64_t view_degree, std::array<bool, 6> needs) {
+    IntArrayRef offsets, bool smoothstep, double extent, int64_t active_levels, const Tensor& parameters,
+    IntArrayRef widths, int64_t view_degree, std::array<bool, 6> needs) {
   const char* op = "nsr::color_network_bwd";
   const ColorTensors tensors = check_arguments(points, normals, view_dirs, features, table, resolutions, offsets,
-                                               smoothstep, active_levels, parameters, widths, view_degree, op);
+                                               smoothstep, extent, active_levels, parameters, widths, view_degree, op);
   TORCH_CHECK((normals || !needs[1]) && (view_dirs || !needs[2]), op, ": a gradient of an input that is absent");
   const Tensor of_rgb = check_input(grad_rgb, points, kColors, "grad_rgb", op);
   const Tensor grad_points = empty_if(points, needs[0]), grad_normals = empty_if(points, needs[1]);

@@ -7,12 +7,12 @@
 #include <ATen/ops/empty.h>
 
 #include "../kernels/dense_layers.h"
+#include "optional_tensor.h"
 
 namespace nsr {
 
 using at::IntArrayRef;
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 // The contiguous parameters of the layers, alive for as long as the pointers of describe() are used.
 struct LayerTensors {
@@ -82,12 +82,7 @@ inline LayerTensors check_layers(const Tensor& parameters, IntArrayRef widths, i
   return layers;
 }
 
-// What a derivative is given or writes: null where absent or not wanted.
-template <typename T>
-const T* pointer_or_null(const OptionalTensor& tensor) {
-  return tensor ? tensor->const_data_ptr<T>() : nullptr;
-}
-
+// What a derivative writes: null where it is not wanted.
 template <typename T>
 T* pointer_if(const Tensor& tensor, bool wanted) {
   return wanted ? tensor.mutable_data_ptr<T>() : nullptr;

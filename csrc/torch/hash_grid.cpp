@@ -8,22 +8,16 @@
 
 #include "device.h"
 #include "hash_grid_arguments.h"
+#include "optional_tensor.h"
 
 namespace nsr {
 namespace {
-
-using OptionalTensor = std::optional<Tensor>;
 
 void check_like(const OptionalTensor& value, const Tensor& x, IntArrayRef shape, const char* name, const char* op) {
   if (!value) return;
   TORCH_CHECK(value->sizes() == shape, op, ": expected ", name, " of shape ", shape, ", got ", value->sizes());
   TORCH_CHECK(value->scalar_type() == x.scalar_type() && value->device() == x.device(), op, ": expected ", name,
               " with the dtype and device of x");
-}
-
-template <typename T>
-const T* pointer_or_null(const OptionalTensor& tensor) {
-  return tensor ? tensor->const_data_ptr<T>() : nullptr;
 }
 
 OptionalTensor contiguous(const OptionalTensor& tensor) {
@@ -70,16 +64,16 @@ Tensor scatter(const HashGrid& grid, const Tensor& x, const Tensor& table, const
 Tensor none(const Tensor& x) { return at::empty({0}, x.options()); }
 
 Tensor hash_grid(const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
-                 int64_t active_levels) {
+                 double extent, int64_t active_levels) {
   check_points_and_table(x, table, "nsr::hash_grid");
-  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, active_levels, "nsr::hash_grid");
+  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, extent, active_levels, "nsr::hash_grid");
   return encode(grid, x, table, nullptr);
 }
 
 std::tuple<Tensor, Tensor> hash_grid_jac(const Tensor& x, const Tensor& table, IntArrayRef resolutions,
-                                         IntArrayRef offsets, bool smoothstep, int64_t active_levels) {
+                                         IntArrayRef offsets, bool smoothstep, double extent, int64_t active_levels) {
   check_points_and_table(x, table, "nsr::hash_grid_jac");
-  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, active_levels, "nsr::hash_grid_jac");
+  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, extent, active_levels, "nsr::hash_grid_jac");
   Tensor jacobian;
   const Tensor h = encode(grid, x, table, &jacobian);
   return {h, jacobian};
@@ -87,11 +81,11 @@ std::tuple<Tensor, Tensor> hash_grid_jac(const Tensor& x, const Tensor& table, I
 
 std::tuple<Tensor, Tensor> hash_grid_jac_bwd(const OptionalTensor& grad_h, const OptionalTensor& grad_jacobian,
                                              const Tensor& x, const Tensor& table, IntArrayRef resolutions,
-                                             IntArrayRef offsets, bool smoothstep, int64_t active_levels, bool need_x,
-                                             bool need_table) {
+                                             IntArrayRef offsets, bool smoothstep, double extent, int64_t active_levels,
+                                             bool need_x, bool need_table) {
   const char* op = "nsr::hash_grid_jac_bwd";
   check_points_and_table(x, table, op);
-  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, active_levels, op);
+  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, extent, active_levels, op);
   check_like(grad_h, x, {x.size(0), grid.outputs()}, "grad_h", op);
   check_like(grad_jacobian, x, {x.size(0), grid.outputs(), 3}, "grad_jacobian", op);
   return {need_x ? contract(grid, x, table, grad_h, grad_jacobian) : none(x),
@@ -99,10 +93,10 @@ std::tuple<Tensor, Tensor> hash_grid_jac_bwd(const OptionalTensor& grad_h, const
 }
 
 std::tuple<Tensor, Tensor> hash_grid_bwd(const Tensor& grad_h, const Tensor& x, const Tensor& table,
-                                         IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
+                                         IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep, double extent,
                                          int64_t active_levels, bool need_x, bool need_table) {
-  return hash_grid_jac_bwd(grad_h, std::nullopt, x, table, resolutions, offsets, smoothstep, active_levels, need_x,
-                           need_table);
+  return hash_grid_jac_bwd(grad_h, std::nullopt, x, table, resolutions, offsets, smoothstep, extent, active_levels,
+                           need_x, need_table);
 }
 
 // The double backward differentiates  S = grad_grad_x . (J^T grad_h) + grad_grad_table . scatter(grad_h),
@@ -113,10 +107,11 @@ std::tuple<Tensor, Tensor> hash_grid_bwd(const Tensor& grad_h, const Tensor& x, 
 std::tuple<Tensor, Tensor, Tensor> hash_grid_bwd_bwd(const OptionalTensor& grad_grad_x,
                                                      const OptionalTensor& grad_grad_table, const Tensor& grad_h,
                                                      const Tensor& x, const Tensor& table, IntArrayRef resolutions,
-                                                     IntArrayRef offsets, bool smoothstep, int64_t active_levels) {
+                                                     IntArrayRef offsets, bool smoothstep, double extent,
+                                                     int64_t active_levels) {
   const char* op = "nsr::hash_grid_bwd_bwd";
   check_points_and_table(x, table, op);
-  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, active_levels, op);
+  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, extent, active_levels, op);
   check_like(grad_h, x, {x.size(0), grid.outputs()}, "grad_h", op);
   check_like(grad_grad_x, x, x.sizes(), "grad_grad_x", op);
   check_like(grad_grad_table, x, table.sizes(), "grad_grad_table", op);

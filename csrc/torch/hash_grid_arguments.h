@@ -20,10 +20,11 @@ inline void check_points_and_table(const Tensor& x, const Tensor& table, const c
 }
 
 inline HashGrid make_grid(const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
-                          int64_t active, const char* op) {
+                          double extent, int64_t active, const char* op) {
   const int64_t levels = int64_t(resolutions.size());
   TORCH_CHECK(levels >= 1 && levels <= kMaxGridLevels, op, ": expected 1 to ", kMaxGridLevels, " levels, got ", levels);
   TORCH_CHECK(int64_t(offsets.size()) == levels + 1, op, ": expected ", levels + 1, " offsets, got ", offsets.size());
+  TORCH_CHECK(extent > 0, op, ": expected an extent > 0, got ", extent);
   TORCH_CHECK(active >= 0 && active <= levels, op, ": expected active_levels in [0, ", levels, "], got ", active);
   TORCH_CHECK(offsets[0] == 0 && offsets[levels] == table.size(0), op, ": expected offsets from 0 to the ",
               table.size(0), " entries of the table, got ", offsets);
@@ -32,6 +33,7 @@ inline HashGrid make_grid(const Tensor& table, IntArrayRef resolutions, IntArray
   grid.active_levels = int32_t(active);
   grid.features = int32_t(table.size(1));
   grid.smoothstep = smoothstep;
+  grid.inverse_extent = 1.0 / extent;
   for (int64_t l = 0; l < levels; ++l) {
     const int64_t entries = offsets[l + 1] - offsets[l];
     TORCH_CHECK(entries > 0 && entries <= (int64_t(1) << 30) && resolutions[l] >= 1 && resolutions[l] < (1 << 20), op,

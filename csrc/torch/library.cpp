@@ -33,13 +33,10 @@ std::string build_info() {
 
 }  // namespace
 
-#define NSR_GRID "Tensor x, Tensor table, int[] resolutions, int[] offsets, bool smoothstep, int active_levels"
-#define NSR_COLOR_NETWORK \
-  "Tensor table, int[] resolutions, int[] offsets, bool smoothstep, int active_levels, Tensor parameters, " \
-  "int[] widths, int view_degree"
-#define NSR_NETWORK \
-  "Tensor table, int[] resolutions, int[] offsets, bool smoothstep, int active_levels, Tensor parameters, " \
-  "int[] widths, int activation"
+#define NSR_TABLE "Tensor table, int[] resolutions, int[] offsets, bool smoothstep, float extent, int active_levels"
+#define NSR_GRID "Tensor x, " NSR_TABLE
+#define NSR_COLOR_NETWORK NSR_TABLE ", Tensor parameters, int[] widths, int view_degree"
+#define NSR_NETWORK NSR_TABLE ", Tensor parameters, int[] widths, int activation"
 
 TORCH_LIBRARY(nsr, m) {
   m.def("build_info() -> str", &build_info);

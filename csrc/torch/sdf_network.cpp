@@ -12,11 +12,12 @@ namespace nsr {
 namespace {
 
 Tensor sdf_network(const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
-                   int64_t active_levels, const Tensor& parameters, IntArrayRef widths, int64_t activation) {
+                   double extent, int64_t active_levels, const Tensor& parameters, IntArrayRef widths,
+                   int64_t activation) {
   const char* op = "nsr::sdf_network";
   check_points_and_table(x, table, op);
   const NetworkTensors network =
-      check_network(table, resolutions, offsets, smoothstep, active_levels, parameters, widths, activation, op);
+      check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters, widths, activation, op);
   const Tensor sdf = at::empty({x.size(0)}, x.options()), points = x.contiguous();
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_network", [&] {
     cpu::sdf_network(network.describe<scalar_t>(), x.size(0), points.const_data_ptr<scalar_t>(),
@@ -28,13 +29,13 @@ Tensor sdf_network(const Tensor& x, const Tensor& table, IntArrayRef resolutions
 int64_t tiles_of(const Tensor& x) { return (x.size(0) + cpu::kLanes - 1) / cpu::kLanes; }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sdf_and_normal(const Tensor& x, const Tensor& table, IntArrayRef resolutions,
-                                                          IntArrayRef offsets, bool smoothstep, int64_t active_levels,
-                                                          const Tensor& parameters, IntArrayRef widths,
-                                                          int64_t activation, bool keep) {
+                                                          IntArrayRef offsets, bool smoothstep, double extent,
+                                                          int64_t active_levels, const Tensor& parameters,
+                                                          IntArrayRef widths, int64_t activation, bool keep) {
   const char* op = "nsr::sdf_and_normal";
   check_points_and_table(x, table, op);
   const NetworkTensors network =
-      check_network(table, resolutions, offsets, smoothstep, active_levels, parameters, widths, activation, op);
+      check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters, widths, activation, op);
   const int64_t n = x.size(0);
   const Tensor sdf = at::empty({n}, x.options()), gradient = at::empty({n, 3}, x.options()), points = x.contiguous();
   const Tensor feature = at::empty({n, network.features()}, x.options());
@@ -60,12 +61,12 @@ OptionalTensor check_cotangent(const OptionalTensor& grad, const Tensor& x, IntA
 std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
     const OptionalTensor& grad_sdf, const OptionalTensor& grad_feature, const OptionalTensor& grad_gradient,
     const Tensor& kept, const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets,
-    bool smoothstep, int64_t active_levels, const Tensor& parameters, IntArrayRef widths, int64_t activation,
-    bool need_x, bool need_table, bool need_parameters) {
+    bool smoothstep, double extent, int64_t active_levels, const Tensor& parameters, IntArrayRef widths,
+    int64_t activation, bool need_x, bool need_table, bool need_parameters) {
   const char* op = "nsr::sdf_and_normal_bwd";
   check_points_and_table(x, table, op);
   const NetworkTensors network =
-      check_network(table, resolutions, offsets, smoothstep, active_levels, parameters, widths, activation, op);
+      check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters, widths, activation, op);
   const int64_t n = x.size(0);
   const OptionalTensor of_sdf = check_cotangent(grad_sdf, x, {n}, "grad_sdf");
   const OptionalTensor of_feature = check_cotangent(grad_feature, x, {n, network.features()}, "grad_feature");

@@ -27,12 +27,12 @@ struct NetworkTensors {
 };
 
 inline NetworkTensors check_network(const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
-                                    int64_t active_levels, const Tensor& parameters, IntArrayRef widths,
+                                    double extent, int64_t active_levels, const Tensor& parameters, IntArrayRef widths,
                                     int64_t activation, const char* op) {
   TORCH_CHECK(table.dim() == 2, op, ": expected table [T, F], got ", table.sizes());
   TORCH_CHECK(activation == kSoftplus100 || activation == kSquareplus, op, ": expected activation ",
               int64_t(kSoftplus100), " (softplus) or ", int64_t(kSquareplus), " (squareplus), got ", activation);
-  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, active_levels, op);
+  const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, extent, active_levels, op);
   const LayerTensors layers = check_layers(parameters, widths, 3 + grid.outputs(), table, "table", op);
   return {table.contiguous(), grid, layers, Activation(activation)};
 }

@@ -7,13 +7,13 @@
 #include <tuple>
 
 #include "device.h"
+#include "optional_tensor.h"
 
 namespace nsr {
 namespace {
 
 using at::IntArrayRef;
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 void check(const Tensor& tensor, at::ScalarType dtype, IntArrayRef shape, const Tensor& like, const char* name,
            const char* op) {

@@ -13,10 +13,10 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> trace_sdf_network(
     const Tensor& origins, const Tensor& directions, const std::optional<Tensor>& object_mask, const Tensor& table,
-    IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep, int64_t active_levels, const Tensor& parameters,
-    IntArrayRef widths, int64_t activation, double radius, int64_t max_iterations, int64_t line_search_steps,
-    double threshold, double relaxation, double min_step, bool both_ends, int64_t sampler_steps, int64_t secant_steps,
-    int64_t min_sdf_samples) {
+    IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep, double extent, int64_t active_levels,
+    const Tensor& parameters, IntArrayRef widths, int64_t activation, double radius, int64_t max_iterations,
+    int64_t line_search_steps, double threshold, double relaxation, double min_step, bool both_ends,
+    int64_t sampler_steps, int64_t secant_steps, int64_t min_sdf_samples) {
   const char* op = "nsr::trace_sdf_network";
   check_points_and_table(origins, table, op);
   TORCH_CHECK(directions.sizes() == origins.sizes() && directions.scalar_type() == origins.scalar_type() &&
@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor, Tensor> trace_sdf_network(
               op, ": expected object_mask bool [", origins.size(0), "] on the device of the rays");
   TORCH_CHECK(sampler_steps != 1 && min_sdf_samples != 1, op, ": expected no samples or at least 2");
   const NetworkTensors network =
-      check_network(table, resolutions, offsets, smoothstep, active_levels, parameters, widths, activation, op);
+      check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters, widths, activation, op);
   const TracePlan plan{{int32_t(max_iterations), int32_t(line_search_steps), threshold, relaxation, min_step},
                        radius,
                        both_ends,

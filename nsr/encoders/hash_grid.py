@@ -17,6 +17,8 @@ from nsr.ops.hash_grid import HashGridSpec, hash_grid, hash_grid_with_jacobian
 class HashGridConfig:
     """levels x features; resolutions grow geometrically from base_resolution to max_resolution cells per axis.
 
+    extent: half the side of the cube around the origin that they span, scene units. Behind its faces the features stay as they
+        are there: it should reach as far as the surface may (model.ray_tracer.radius).
     log2_table_size: a level of more vertices than 2^this is hashed into that many entries.
     start_levels: levels visible at progress 0 (see Encoder.set_progress); 0 shows all from the beginning.
     init_scale: the table starts uniform in +-init_scale (the paper's 1e-4); seed: of that draw.
@@ -28,6 +30,7 @@ class HashGridConfig:
     max_resolution: int = 320
     log2_table_size: int = 17
     interpolation: Literal["linear", "smoothstep"] = "linear"
+    extent: float = 1.0
     start_levels: int = 0
     init_scale: float = 1e-4
     seed: int = 0
@@ -45,6 +48,7 @@ class HashGridConfig:
             max_resolution=self.max_resolution,
             log2_table_size=self.log2_table_size,
             interpolation=self.interpolation,
+            extent=self.extent,
         )
 
     def build(self) -> HashGridEncoder:
@@ -52,7 +56,7 @@ class HashGridConfig:
 
 
 class HashGridEncoder(Encoder):
-    """x [N, 3] in [-1, 1]^3 -> [N, 3 + levels * features]: x, then the interpolated features of each level."""
+    """x [N, 3] -> [N, 3 + levels * features]: x, then the interpolated features of each level."""
 
     def __init__(self, config: HashGridConfig) -> None:
         super().__init__()

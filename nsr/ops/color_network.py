@@ -114,8 +114,8 @@ def _register() -> None:
     ops = torch.ops.nsr
 
     def save(ctx, inputs, output):
-        *tensors, table, ctx.resolutions, ctx.offsets, ctx.smoothstep, ctx.active_levels = inputs[:9]
-        parameters, ctx.widths, ctx.view_degree, ctx.keep = inputs[9:]
+        *tensors, table = inputs[:5]
+        *ctx.grid, parameters, ctx.widths, ctx.view_degree, ctx.keep = inputs[5:]
         ctx.save_for_backward(output[1], *tensors, table, parameters)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[1])
@@ -123,14 +123,13 @@ def _register() -> None:
     def backward(ctx, grad_rgb, grad_kept):
         if not ctx.keep:
             raise RuntimeError("nsr::color_network: its derivative needs what a call with keep=True keeps; got keep=False")
-        places = (0, 1, 2, 3, 4, 9)  # of points, normals, view_dirs, features, table, parameters
-        result = [None] * 13
+        places = (0, 1, 2, 3, 4, 10)  # of points, normals, view_dirs, features, table, parameters
+        result = [None] * 14
         if grad_rgb is None:
             return tuple(result)
         kept, *inputs, table, parameters = ctx.saved_tensors
         needs = [ctx.needs_input_grad[place] for place in places]
-        grid = ctx.resolutions, ctx.offsets, ctx.smoothstep, ctx.active_levels
-        network = (table, *grid, parameters, ctx.widths, ctx.view_degree)
+        network = (table, *ctx.grid, parameters, ctx.widths, ctx.view_degree)
         grads = ops.color_network_bwd(grad_rgb, kept, *inputs, *network, needs)
         for place, needed, grad in zip(places, needs, grads, strict=True):
             result[place] = grad if needed else None
@@ -150,7 +149,7 @@ def _register() -> None:
 def _register_fake() -> None:
     @torch.library.register_fake("nsr::color_network")
     def _(points, normals, view_dirs, features, table, *rest):
-        resolutions, _offsets, _smoothstep, active_levels, _parameters, widths, view_degree, keep = rest
+        resolutions, _offsets, _smoothstep, _extent, active_levels, _parameters, widths, view_degree, keep = rest
         n, levels = points.shape[0], len(resolutions)
         # ColorNetwork::kept of csrc/kernels/color_network.h: the inputs of the first layer, J, the outputs of all layers.
         inputs = 3 + levels * table.shape[1] + (view_degree + 1) ** 2 - 1 + features.shape[1]

@@ -1,6 +1,6 @@
 """Multi-resolution hash grid encoding (Mueller, Evans, Schied, Keller: Instant Neural Graphics Primitives, 2022).
 
-Points x in the cube [-1, 1]^3 are located in L vertex grids of growing resolution; each returns F features,
+Points x in a cube around the origin are located in L vertex grids of growing resolution; each returns F features,
 interpolated between the eight vertices of the cell. A level whose (resolution + 1)^3 vertices fit the table stores them
 all; a finer one shares its 2^log2_table_size entries by the spatial hash of the paper (eq. 4). Maths:
 csrc/kernels/hash_grid.h.
@@ -31,6 +31,7 @@ class HashGridSpec:
     base_resolution, max_resolution: cells per axis of the first and the last level; those between grow geometrically,
         rounded down (the paper's eq. 2 and 3). A single level has base_resolution.
     log2_table_size: a level has at most 2^log2_table_size entries.
+    extent: half the side of the cube [-extent, extent]^3 that the grids span, scene units.
     interpolation: "linear", or "smoothstep" for continuous first derivatives (3t^2 - 2t^3).
 
     Derived: resolutions [L]; offsets [L + 1], the first entry of each level, then the total; table_entries T;
@@ -46,6 +47,7 @@ class HashGridSpec:
     max_resolution: int = 320
     log2_table_size: int = 17
     interpolation: Literal["linear", "smoothstep"] = "linear"
+    extent: float = 1.0
 
     def __post_init__(self) -> None:
         self._require("levels", 1 <= self.levels <= MAX_LEVELS, f"1 to {MAX_LEVELS}")
@@ -54,6 +56,7 @@ class HashGridSpec:
         above_base = self.base_resolution <= self.max_resolution < 2**20
         self._require("max_resolution", above_base, f"base_resolution ({self.base_resolution}) to {2**20 - 1}")
         self._require("log2_table_size", 0 <= self.log2_table_size <= 28, "0 to 28")
+        self._require("extent", 0 < self.extent < math.inf, "more than 0")
         self._require("interpolation", self.interpolation in ("linear", "smoothstep"), "'linear' or 'smoothstep'")
 
     def _require(self, field: str, holds: bool, expected: str) -> None:
@@ -94,8 +97,8 @@ def hash_grid(
     """Encodes points; twice differentiable with respect to x and table (a third derivative raises by name).
 
     Args:
-        x: [N, 3] points, scene frame, the domain is [-1, 1]^3. A coordinate outside takes the value at the nearest face
-            and has derivative zero along that axis; NaN gives NaN.
+        x: [N, 3] points, scene frame, the domain is [-spec.extent, spec.extent]^3. A coordinate outside takes the value at
+            the nearest face and has derivative zero along that axis; NaN gives NaN.
         table: [T, F], T = spec.table_entries, of the dtype (float32 or float64) and device of x.
         spec: the grid.
         active_levels: only the first so many levels are evaluated, the others are exactly zero and receive no gradient
@@ -151,7 +154,7 @@ def check_grid(table: Tensor, spec: HashGridSpec, active_levels: int, name: str)
         raise ValueError(f"{name}: table has shape {tuple(table.shape)}; expected {expected} for {spec}")
     if not 0 <= active_levels <= spec.levels:
         raise ValueError(f"{name}: active_levels is {active_levels}; expected 0 to {spec.levels}")
-    return spec.resolutions, spec.offsets, spec.smoothstep, active_levels
+    return spec.resolutions, spec.offsets, spec.smoothstep, spec.extent, active_levels
 
 
 def _if_needed(gradient: Tensor, needed: bool) -> Tensor | None:
@@ -170,11 +173,11 @@ def _register() -> None:
 
     def hash_grid_backward(ctx, grad_h):
         if grad_h is None:
-            return (None,) * 6
+            return (None,) * 7
         x, table = ctx.saved_tensors
         need_x, need_table = ctx.needs_input_grad[:2]
         grad_x, grad_table = ops.hash_grid_bwd(grad_h, x, table, *ctx.grid, need_x, need_table)
-        return _if_needed(grad_x, need_x), _if_needed(grad_table, need_table), None, None, None, None
+        return _if_needed(grad_x, need_x), _if_needed(grad_table, need_table), *(None,) * 5
 
     def save_bwd(ctx, inputs, output):
         grad_h, x, table, *ctx.grid, ctx.need_x, ctx.need_table = inputs
@@ -185,9 +188,9 @@ def _register() -> None:
         grad_grad_x = grad_grad_x if ctx.need_x else None
         grad_grad_table = grad_grad_table if ctx.need_table else None
         if grad_grad_x is None and grad_grad_table is None:
-            return (None,) * 9
+            return (None,) * 10
         grads = ops.hash_grid_bwd_bwd(grad_grad_x, grad_grad_table, *ctx.saved_tensors, *ctx.grid)
-        return *grads, None, None, None, None, None, None
+        return *grads, *(None,) * 7
 
     def third_order(ctx, *grads):
         raise NotImplementedError(
@@ -197,11 +200,11 @@ def _register() -> None:
 
     def hash_grid_jac_backward(ctx, grad_h, grad_jacobian):
         if grad_h is None and grad_jacobian is None:
-            return (None,) * 6
+            return (None,) * 7
         x, table = ctx.saved_tensors
         need_x, need_table = ctx.needs_input_grad[:2]
         grads = ops.hash_grid_jac_bwd(grad_h, grad_jacobian, x, table, *ctx.grid, need_x, need_table)
-        return _if_needed(grads[0], need_x), _if_needed(grads[1], need_table), None, None, None, None
+        return _if_needed(grads[0], need_x), _if_needed(grads[1], need_table), *(None,) * 5
 
     def second_order(ctx, *grads):
         raise NotImplementedError(
@@ -232,21 +235,21 @@ def _register_fake() -> None:
         return grad_x, table.new_empty(table.shape) if need_table else x.new_empty(0)
 
     @fake("nsr::hash_grid")
-    def _(x, table, resolutions, offsets, smoothstep, active_levels):
+    def _(x, table, resolutions, offsets, smoothstep, extent, active_levels):
         return outputs(x, table, resolutions)
 
     @fake("nsr::hash_grid_bwd")
-    def _(grad_h, x, table, resolutions, offsets, smoothstep, active_levels, need_x, need_table):
+    def _(grad_h, x, table, resolutions, offsets, smoothstep, extent, active_levels, need_x, need_table):
         return gradients(x, table, need_x, need_table)
 
     @fake("nsr::hash_grid_bwd_bwd")
-    def _(gg_x, gg_table, grad_h, x, table, resolutions, offsets, smoothstep, active_levels):
+    def _(gg_x, gg_table, grad_h, x, table, resolutions, offsets, smoothstep, extent, active_levels):
         return grad_h.new_empty(grad_h.shape), x.new_empty(x.shape), table.new_empty(table.shape)
 
     @fake("nsr::hash_grid_jac")
-    def _(x, table, resolutions, offsets, smoothstep, active_levels):
+    def _(x, table, resolutions, offsets, smoothstep, extent, active_levels):
         return outputs(x, table, resolutions), jacobian(x, table, resolutions)
 
     @fake("nsr::hash_grid_jac_bwd")
-    def _(grad_h, grad_jacobian, x, table, resolutions, offsets, smoothstep, active_levels, need_x, need_table):
+    def _(grad_h, grad_jacobian, x, table, resolutions, offsets, smoothstep, extent, active_levels, need_x, need_table):
         return gradients(x, table, need_x, need_table)

@@ -84,7 +84,8 @@ def sdf_and_normal(
     arguments = network_arguments(x, SdfNetwork(table, spec, active_levels, layers, activation), "sdf_and_normal")
     if takes_reference(x):
         return reference.sdf_and_normal(x, *arguments)
-    keep = torch.is_grad_enabled() and (x.requires_grad or table.requires_grad or arguments[5].requires_grad)
+    tensors = (argument for argument in (x, *arguments) if isinstance(argument, Tensor))
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     return torch.ops.nsr.sdf_and_normal(x, *arguments, keep)[:3]
 
 
@@ -133,11 +134,11 @@ def _register() -> None:
         if not ctx.keep:
             raise RuntimeError("nsr::sdf_and_normal: its derivative needs what a call with keep=True keeps; got keep=False")
         kept, x, table, parameters = ctx.saved_tensors
-        needs = [ctx.needs_input_grad[i] for i in (0, 1, 6)]  # x, table, parameters
+        needs = [ctx.needs_input_grad[i] for i in (0, 1, 7)]  # x, table, parameters
         network = (table, *ctx.grid, parameters, ctx.widths, ctx.activation)
         grads = ops.sdf_and_normal_bwd(grad_sdf, grad_feature, grad_gradient, kept, x, *network, *needs)
         grad_x, grad_table, grad_parameters = (g if needed else None for g, needed in zip(grads, needs, strict=True))
-        return grad_x, grad_table, None, None, None, None, grad_parameters, None, None, None
+        return grad_x, grad_table, *(None,) * 5, grad_parameters, None, None, None
 
     def second_order(ctx, *grads):
         raise NotImplementedError(
@@ -160,7 +161,7 @@ def _register_fake() -> None:
         return x.new_empty(x.shape[0])
 
     @fake("nsr::sdf_and_normal")
-    def _(x, table, resolutions, offsets, smoothstep, active_levels, parameters, widths, activation, keep):
+    def _(x, table, resolutions, offsets, smoothstep, extent, active_levels, parameters, widths, activation, keep):
         n = x.shape[0]
         tiles = (n + LANES - 1) // LANES if keep else 0
         kept = x.new_empty(tiles, _kept_numbers(table, active_levels, widths), LANES)

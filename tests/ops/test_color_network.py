@@ -238,8 +238,10 @@ def test_arguments_that_do_not_fit():
 
 def test_the_op_checks_for_itself():
     network, inputs = make_color_network("instant", torch.float32), make_inputs("instant", 4, torch.float32)
-    *_, table, resolutions, offsets, smoothstep, levels, parameters, widths, degree = network_arguments(*inputs, network)
-    grid = table, resolutions, offsets, smoothstep, levels
+    *_, table, resolutions, offsets, smoothstep, extent, levels, parameters, widths, degree = network_arguments(
+        *inputs, network
+    )
+    grid = table, resolutions, offsets, smoothstep, extent, levels
     op = torch.ops.nsr.color_network
     for given, changed, message in [
         (inputs, (parameters[1:], widths, degree), "expected parameters"),

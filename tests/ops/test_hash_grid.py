@@ -16,6 +16,7 @@ SPECS = {
     "four features": HashGridSpec(2, 4, 3, 9, 7),
     "twelve features, one level": HashGridSpec(1, 12, 5, 5, 7),
     "sixteen levels": HashGridSpec(16, 2, 4, 64, 10),
+    "wide": HashGridSpec(4, 2, 2, 16, 8, extent=1.2),
 }
 TINY = {  # for gradcheck, which perturbs every entry: dense and hashed levels, both interpolations, 1 to 4 features
     "hashed": HashGridSpec(2, 2, 3, 7, 4),
@@ -23,6 +24,7 @@ TINY = {  # for gradcheck, which perturbs every entry: dense and hashed levels, 
     "one feature": HashGridSpec(2, 1, 2, 5, 5),
     "three features": HashGridSpec(2, 3, 1, 3, 4, "smoothstep"),
     "four features": HashGridSpec(2, 4, 1, 3, 3),
+    "narrow": HashGridSpec(2, 2, 3, 7, 4, "smoothstep", extent=0.8),
 }
 
 
@@ -34,7 +36,7 @@ def make(spec, n, dtype=torch.float64, seed=0, extent=1.0):
 
 
 def op_arguments(x, table, spec, active=None):
-    return x, table, spec.resolutions, spec.offsets, spec.smoothstep, spec.levels if active is None else active
+    return x, table, spec.resolutions, spec.offsets, spec.smoothstep, spec.extent, spec.levels if active is None else active
 
 
 def test_geometry():
@@ -57,6 +59,8 @@ def test_geometry():
         ({"features": 0}, "features"),
         ({"max_resolution": 8}, "max_resolution"),
         ({"interpolation": "cubic"}, "interpolation"),
+        ({"extent": 0.0}, "extent"),
+        ({"extent": float("inf")}, "extent"),
     ],
 )
 def test_impossible_grids(change, name):
@@ -98,6 +102,22 @@ def test_outside_the_cube(backend, name, interpolation):
     assert (jacobian[0, :, 0] == 0).all()
     assert (jacobian[1, :, :2] == 0).all()
     assert (jacobian[0, :, 1:] != 0).any()
+
+
+@pytest.mark.parametrize("name", ["native", "reference"])
+@pytest.mark.parametrize("interpolation", ["linear", "smoothstep"])
+def test_a_wider_cube_is_the_same_grid_stretched(backend, name, interpolation):
+    narrow, wide = (HashGridSpec(3, 2, 3, 9, 7, interpolation, extent=extent) for extent in (1.0, 1.25))
+    x, table = (t.detach() for t in make(narrow, 50))
+    with backend(name):
+        h, jacobian = hash_grid_with_jacobian(x, table, narrow)
+        h_wide, jacobian_wide = hash_grid_with_jacobian(1.25 * x, table, wide)
+        beyond = torch.tensor([[1.05, 0.3, -0.2], [1.15, 0.3, -0.2], [1.25, 0.3, -0.2], [1.35, 0.3, -0.2]], dtype=x.dtype)
+        at = hash_grid(beyond, table, wide)
+    torch.testing.assert_close(h_wide, h)
+    torch.testing.assert_close(jacobian_wide, jacobian / 1.25)
+    assert not torch.equal(at[0], at[1])  # behind 1 it goes on
+    torch.testing.assert_close(at[2], at[3])  # behind its faces it does not
 
 
 @pytest.mark.parametrize("name", ["native", "reference"])

@@ -13,7 +13,7 @@ from nsr.ops.hash_grid import HashGridSpec
 
 # grid, widths of the hidden layers, length of the feature, view degree, with normal, active levels (None: all)
 KINDS = {
-    "instant": (HashGridSpec(6, 2, 4, 40, 9), (64, 64), 15, 3, True, None),
+    "instant": (HashGridSpec(6, 2, 4, 40, 9, extent=1.2), (64, 64), 15, 3, True, None),
     "some levels": (HashGridSpec(6, 2, 4, 40, 9), (64, 64), 15, 3, True, 2),
     "no level, no feature": (HashGridSpec(2, 1, 2, 4, 6), (5,), 0, 1, True, 0),
     "no view, odd sizes": (HashGridSpec(3, 3, 3, 9, 7, "smoothstep"), (13, 7), 4, 0, True, None),

@@ -12,7 +12,7 @@ from nsr.ops.sdf_network import SdfNetwork
 
 # grid, widths of the hidden layers, length of the feature, activation, active levels (None: all)
 KINDS = {
-    "instant": (HashGridSpec(6, 2, 4, 40, 9), (64,), 15, "squareplus", None),
+    "instant": (HashGridSpec(6, 2, 4, 40, 9, extent=1.2), (64,), 15, "squareplus", None),
     "some levels": (HashGridSpec(6, 2, 4, 40, 9), (64,), 15, "squareplus", 2),
     "no level, no feature": (HashGridSpec(2, 1, 2, 4, 6), (5,), 0, "squareplus", 0),
     "softplus, odd sizes": (HashGridSpec(3, 3, 3, 9, 7, "smoothstep"), (13, 7), 4, "softplus", None),

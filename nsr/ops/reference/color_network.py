@@ -22,6 +22,7 @@ def color_network(
     resolutions: Sequence[int],
     offsets: Sequence[int],
     smoothstep: bool,
+    extent: float,
     active_levels: int,
     parameters: Tensor,
     widths: Sequence[int],
@@ -32,7 +33,7 @@ def color_network(
     Inputs, each [N, ...]; a grid (nsr.ops.reference.hash_grid); `parameters` and `widths` as in nsr.ops.reference.sdf_network;
     view_degree: of the harmonics, 0 where view_dirs is None.
     """
-    parts = [points, hash_grid(points, table, resolutions, offsets, smoothstep, active_levels)]
+    parts = [points, hash_grid(points, table, resolutions, offsets, smoothstep, extent, active_levels)]
     if view_dirs is not None:
         parts.append(spherical_harmonics(-view_dirs, view_degree))
     if normals is not None:

@@ -1,7 +1,8 @@
 """Multi-resolution hash grid in plain PyTorch: the specification of nsr.ops.hash_grid.
 
 Each function takes the arguments of the native op of the same name: per-level `resolutions` (cells per axis), `offsets`
-(first entry of each level, and the total at the end), `smoothstep`, `active_levels`.
+(first entry of each level, and the total at the end), `smoothstep`, `extent` (half the side of the cube),
+`active_levels`.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ PRIMES = (1, 2654435761, 805459861)
 _CORNERS = tuple((c & 1, (c >> 1) & 1, c >> 2) for c in range(8))
 
 
-def _locate(x: Tensor, resolution: int, smoothstep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _locate(x: Tensor, extent: float, resolution: int, smoothstep: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Cell [N, 3] int64, weight s [N, 3] of its upper vertex per axis, ds/dx [N, 3]."""
+    x = x * (1 / extent)
     u = torch.clamp((x + 1) * 0.5, 0, 1)
     p = u * resolution
     cell = torch.nan_to_num(p.detach(), nan=0.0).floor().long().clamp(max=resolution - 1)
     t = p - cell
-    dt = torch.where((x < -1) | (x > 1), 0.0, 0.5 * resolution).to(x.dtype)
+    dt = 0.5 * resolution / extent * (~((x < -1) | (x > 1))).to(x.dtype)
     if smoothstep:
         return cell, t * t * (3 - 2 * t), 6 * t * (1 - t) * dt
     return cell, t, dt
@@ -39,7 +41,13 @@ def _entries(vertex: Tensor, resolution: int, entries: int) -> Tensor:
 
 
 def hash_grid_jac(
-    x: Tensor, table: Tensor, resolutions: Sequence[int], offsets: Sequence[int], smoothstep: bool, active_levels: int
+    x: Tensor,
+    table: Tensor,
+    resolutions: Sequence[int],
+    offsets: Sequence[int],
+    smoothstep: bool,
+    extent: float,
+    active_levels: int,
 ) -> tuple[Tensor, Tensor]:
     """h [N, L*F] and J = dh/dx [N, L*F, 3]."""
     features = table.shape[1]
@@ -48,7 +56,7 @@ def hash_grid_jac(
         h = x.new_zeros(x.shape[0], features)
         jacobian = x.new_zeros(x.shape[0], features, 3)
         if level < active_levels:
-            cell, s, ds = _locate(x, resolution, smoothstep)
+            cell, s, ds = _locate(x, extent, resolution, smoothstep)
             for value, weight, upper in _corners(cell, s, table, resolution, offsets[level], offsets[level + 1]):
                 slope = torch.where(upper, ds, -ds)
                 wx, wy, wz = weight.unbind(-1)
@@ -61,14 +69,20 @@ def hash_grid_jac(
 
 
 def hash_grid(
-    x: Tensor, table: Tensor, resolutions: Sequence[int], offsets: Sequence[int], smoothstep: bool, active_levels: int
+    x: Tensor,
+    table: Tensor,
+    resolutions: Sequence[int],
+    offsets: Sequence[int],
+    smoothstep: bool,
+    extent: float,
+    active_levels: int,
 ) -> Tensor:
     """h [N, L*F]."""
     values = []
     for level, resolution in enumerate(resolutions):
         h = x.new_zeros(x.shape[0], table.shape[1])
         if level < active_levels:
-            cell, s, _ = _locate(x, resolution, smoothstep)
+            cell, s, _ = _locate(x, extent, resolution, smoothstep)
             for value, weight, _ in _corners(cell, s, table, resolution, offsets[level], offsets[level + 1]):
                 h = h + (weight[:, 0] * weight[:, 1] * weight[:, 2])[:, None] * value
         values.append(h)

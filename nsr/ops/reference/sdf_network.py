@@ -38,13 +38,14 @@ def sdf_network(
     resolutions: Sequence[int],
     offsets: Sequence[int],
     smoothstep: bool,
+    extent: float,
     active_levels: int,
     parameters: Tensor,
     widths: Sequence[int],
     activation: int,
 ) -> Tensor:
     """SDF [N]."""
-    value = torch.cat([x, hash_grid(x, table, resolutions, offsets, smoothstep, active_levels)], 1)
+    value = torch.cat([x, hash_grid(x, table, resolutions, offsets, smoothstep, extent, active_levels)], 1)
     *hidden, (weight_out, bias_out) = split_layers(value.shape[1], parameters, widths)
     for weight, bias in hidden:
         value, _ = ACTIVATIONS[activation](F.linear(value, weight, bias))
@@ -57,13 +58,14 @@ def sdf_and_normal(
     resolutions: Sequence[int],
     offsets: Sequence[int],
     smoothstep: bool,
+    extent: float,
     active_levels: int,
     parameters: Tensor,
     widths: Sequence[int],
     activation: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """SDF [N], feature [N, outputs - 1], and the SDF's gradient [N, 3] by a reverse pass written as forward code."""
-    h, jacobian = hash_grid_jac(x, table, resolutions, offsets, smoothstep, active_levels)
+    h, jacobian = hash_grid_jac(x, table, resolutions, offsets, smoothstep, extent, active_levels)
     value, slopes = torch.cat([x, h], 1), []
     *hidden, (weight_out, bias_out) = split_layers(value.shape[1], parameters, widths)
     for weight, bias in hidden:

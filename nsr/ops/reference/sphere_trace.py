@@ -171,6 +171,7 @@ def _advance_front(options: SimpleNamespace, ray: SimpleNamespace, f: Tensor) ->
 def _advance_back(options: SimpleNamespace, ray: SimpleNamespace, f: Tensor) -> Tensor:
     valid = ~f.isnan()
     _put(ray, f < ray.best_f, best_f=f, best_t=ray.back_t)
+    valid &= ray.orientation >= 0  # a ray that starts inside looks for where it leaves, and that is where its back would end
     _put(ray, valid, far=ray.back_t)
     rest = valid & (f.abs() > options.threshold)
     negative = rest & (f <= 0)
