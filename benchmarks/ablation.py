@@ -25,6 +25,7 @@ PARTS = {
     "start: hull, without stereo": ["start.type=hull", *FROM_COARSE],
     "start: sphere": ["start.type=sphere", "train.shape_rate=0.3", *FROM_COARSE],
     "no colour term": ["loss.rgb_weight=0"],
+    "colour: IDR's weight": ["loss.rgb_weight=1"],
     "colour: L1": ["loss.rgb_quadratic_below=0"],
     "no mask term": ["loss.mask_weight=0"],
     "missing rays count once": ["loss.mask_missing_factor=1"],
@@ -42,9 +43,15 @@ PARTS = {
     "no stage of colours alone": ["train.color_from=1"],
     "no warm-up": ["train.warmup_steps=0"],
     "constant learning rate": ["train.lr_final=1"],
+    "rays: none along outlines": ["sampling.outline_fraction=0"],
     "rays: a wide band": ["sampling.band_fraction=0.0625"],
     "rays: a third": ["sampling.rays=1024", "photometric.rays=512"],
     "masks: soft at first": ["loss.alpha=50", "loss.alpha_milestones=[0.125,0.25,0.375,0.5,0.625]"],
+    "photometric: bare patches left out": ["photometric.min_std=0.01"],
+    "tables of the colours: 2^17 to 512": [
+        "model.rendering_network.point_encoder.hashgrid.log2_table_size=17",
+        "model.rendering_network.point_encoder.hashgrid.max_resolution=614",
+    ],
     "grid of the shape: 8 levels of 2^16": [
         "model.implicit_network.encoder.hashgrid.levels=8",
         "model.implicit_network.encoder.hashgrid.log2_table_size=16",

@@ -11,13 +11,17 @@ meanwhile.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+NEW_FILES = ("ls-files", "--others", "--exclude-standard")
 COLUMNS = {
     "chamfer_percent": "Chamfer %",
     "f_score_1percent": "F at 1 %",
@@ -56,25 +60,36 @@ def reconstruct(scene: str, budget: float | None, seed: int, out: Path, options:
     arguments = ["reconstruct", scene, *end, "--seed", str(seed), *options]
     identity = {"arguments": arguments, "commit": commit()}
     metrics, record = folder / "metrics.json", folder / "benchmark.json"
-    if not metrics.is_file():
-        command = [sys.executable, "-m", "nsr.apps.main", *arguments, "--out", str(folder)]
-        ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        if ended.returncode:
-            sys.exit(f"nsr {' '.join(arguments)}: exit {ended.returncode}: {ended.stderr.strip()[-500:]}")
+    # Written before the run: one that was interrupted is continued, by the code that began it only.
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
         record.write_text(json.dumps(identity))
     found = json.loads(record.read_text()) if record.is_file() else None
     if found != identity:
         sys.exit(f"{folder}: holds a run of {found}; expected {identity}; name another --out")
+    if not metrics.is_file():
+        command = [sys.executable, "-m", "nsr.apps.main", *arguments, "--out", str(folder)]
+        ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if ended.returncode:
+            if list(folder.iterdir()) == [record]:  # it has not begun
+                shutil.rmtree(folder)
+            sys.exit(f"nsr {' '.join(arguments)}: exit {ended.returncode}: {ended.stderr.strip()[-500:]}")
     return json.loads(metrics.read_text())
 
 
 def commit() -> str:
-    """The commit of the code that runs, "-dirty" where files differ from it; nothing outside of a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    """The commit of the code that runs, with a digest of what differs from it; nothing outside of a checkout."""
     try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except FileNotFoundError:
+        head, changes, new = (_git(*command) for command in (("rev-parse", "--short=12", "HEAD"), ("diff", "HEAD"), NEW_FILES))
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return ""
+    contents = [changes.encode(), *((ROOT / name).read_bytes() for name in new.splitlines())]
+    different = hashlib.sha256(b"".join(contents)).hexdigest()[:8] if any(contents) else ""
+    return f"{head.strip()}-{different}" if different else head.strip()
+
+
+def _git(*command: str) -> str:
+    return subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=True).stdout
 
 
 def summary(values: list[float]) -> str:

@@ -6,8 +6,8 @@ Trains the instant configuration on a scene and looks at its steps in the middle
 middle of that of the colours alone: `--profile` of them are timed by the wall clock, as many more by torch's profiler, which
 says how long each native op took. All else of the wall-clock time (the small operations of torch, and Python) is one row.
 The floor is the least time in which an op's operations, bytes and random reads can be done at the peaks that this run measures
-first: those counted in benchmarks/kernel_cases.py, for the networks, points and rays of such a step. Nothing else should run on
-the machine meanwhile.
+first: those counted in benchmarks/kernel_cases.py, for the networks, points and rays of such a step (but for patches, which are
+counted as benchmarks/kernels.py does: as many random ones). Nothing else should run on the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nsr.geometry.cameras import pixel_rays  # noqa: E402
 from nsr.training.launch import RunRequest, new_trainer, open_scene  # noqa: E402
 from nsr.training.trainer import Trainer  # noqa: E402
 from nsr.types import Rays  # noqa: E402
-from nsr.utils.errors import NsrError  # noqa: E402
+from nsr.utils.errors import NsrError, UsageError  # noqa: E402
 
 # What a step consists of: the op in torch's profile, and the case that counts it.
 PARTS = {
@@ -48,6 +48,7 @@ PARTS = {
     "Adam over tables": ("nsr::adam_touched_", "adam_touched_"),
     "Adam over networks": ("aten::_fused_adam_", None),
 }
+SHAPE, COLORS = "shape and colours", "colours alone"
 HEADER = "| part | ms | of the step | floor ms | by | of peak |\n|---|---|---|---|---|---|"
 
 
@@ -92,21 +93,19 @@ def main() -> int:
     args = arguments()
     torch.set_num_threads(args.threads)
     try:
-        trainer = started(args)
+        trainer = new(args)
+        stages = stages_of(trainer, args.profile)
+        trainer.start()
     except NsrError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     machine = Machine("cpu", args.quick)
     print(f"{cpu_name()}, {args.threads} threads, torch {torch.__version__}, {args.scene}\n")
-    begin = trainer.config.train.color_from
-    for stage, middle in {"shape and colours": begin / 2, "colours alone": (begin + 1) / 2}.items():
-        colors_only = middle > begin
-        if colors_only and begin == 1.0:  # there is no such stage
-            break
-        while trainer.clock.progress < middle - args.profile / args.steps:
+    for stage, middle in stages.items():
+        while trainer.clock.step < middle - args.profile:
             trainer.step()
         times = timed(trainer, args.profile)
-        floors = {name: machine.floor(cost) for name, cost in costs(StepInputs(trainer, colors_only)).items()}
+        floors = {name: machine.floor(cost) for name, cost in costs(StepInputs(trainer, stage == COLORS)).items()}
         print(f"Steps of {stage}: {times.step:.3g} ms, {times.small:.0f} small operations of torch in each\n\n{HEADER}")
         print("\n".join(lines(times, floors)) + "\n", flush=True)
     return 0
@@ -124,14 +123,24 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def started(args: argparse.Namespace) -> Trainer:
-    """A trainer behind its start, whose schedule ends after about so many steps."""
+def new(args: argparse.Namespace) -> Trainer:
+    """A trainer whose schedule ends after about so many steps."""
     request = RunRequest(args.scene, overrides=tuple(args.overrides), views=args.views)
     scene, training, held_out, _ = open_scene(request, lambda message: print(message, file=sys.stderr))
-    request = replace(request, nepoch=max(round(args.steps / len(training)), 1))
-    trainer = new_trainer(request, scene, training, held_out)
-    trainer.start()
-    return trainer
+    return new_trainer(replace(request, nepoch=max(round(args.steps / len(training)), 1)), scene, training, held_out)
+
+
+def stages_of(trainer: Trainer, profiled: int) -> dict[str, float]:
+    """The step in the middle of each stage. Raises UsageError where a stage has fewer than twice the steps to profile."""
+    begin, steps = trainer.config.train.color_from, trainer.clock.total_steps
+    stages = {SHAPE: (0.0, begin), COLORS: (begin, 1.0)} if begin < 1 else {SHAPE: (0.0, 1.0)}
+    for stage, (first, last) in stages.items():
+        if (last - first) * steps < 2 * profiled:
+            raise UsageError(
+                f"steps.py: {stage}: of {steps} steps {(last - first) * steps:.0f}; expected at least {2 * profiled}, twice "
+                "--profile: give more --steps"
+            )
+    return {stage: (first + last) / 2 * steps for stage, (first, last) in stages.items()}
 
 
 def timed(trainer: Trainer, steps: int) -> StepTimes:

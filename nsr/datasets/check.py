@@ -187,7 +187,8 @@ def _check_aim(scene: Scene) -> list[Finding]:
     outside[away] = 0
     if scene.masked and outside.max() > 0.02:
         message = (
-            "the object reaches out of the unit sphere, where nothing is reconstructed: "
+            "the object reaches out of the unit sphere, behind which base configurations reconstruct nothing and instant.conf "
+            "nothing from 1.2 radii on: "
             f"up to {float(outside.max()):.0%} of a mask, in {_names(names, outside > 0.02)}"
         )
         findings.append(Finding("warning", message, f"if that is not intended, {_NORMALISE}"))

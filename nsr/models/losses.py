@@ -22,10 +22,11 @@ class LossConfig:
     empty does not count as wrong either.
     rgb_quadratic_below: see rgb_loss; 0 is IDR's L1. rgb_min_mask: from which mask value on a pixel's colour counts; below 1 it
     is mixed with the background's. 0.5, all pixels inside, is IDR's. mask_missing_factor: see mask_loss; 1 is IDR's.
-    smoothness_weight fades geometrically to smoothness_final of it over the run, and photometric_weight (of the comparison of
-    patches across photographs; 0 leaves it out) to photometric_final of it, from photometric_fade_from of the run on.
+    smoothness_weight fades geometrically to smoothness_final of it, and photometric_weight (of the comparison of patches
+    across photographs; 0 leaves it out) to photometric_final of it, from photometric_fade_from on: a fraction, as all here, of
+    the run, or of its stage before train.color_from.
     alpha: sharpness of the differentiable mask; it is multiplied by alpha_factor at each milestone (in epochs or in
-    fractions of the run: train.milestone_unit). The defaults are IDR's.
+    such fractions: train.milestone_unit). The defaults are IDR's.
     """
 
     rgb_weight: float = 1.0
@@ -117,7 +118,7 @@ def smoothness_loss(gradient: Float[Tensor, "P 3"], neighbour: Float[Tensor, "P 
 
 
 def photometric_weight(config: LossConfig, progress: float) -> float:
-    """The photometric term's weight at a fraction of the run: cavities are found early, and late it only blurs."""
+    """The photometric term's weight at a fraction of the shape's stage: cavities are found early, and late it only blurs."""
     faded = max(progress - config.photometric_fade_from, 0.0) / (1.0 - config.photometric_fade_from)
     return config.photometric_weight * config.photometric_final**faded
 
@@ -134,7 +135,7 @@ def idr_losses(
 ) -> dict[str, Tensor]:
     """All terms, unweighted, under their names, and their weighted sum as `loss`.
 
-    rgb, mask: the photographs' values at the step's rays; progress: fraction of the run, by which some weights fade;
+    rgb, mask: the photographs' values at the step's rays; progress: fraction of the shape's stage, by which some weights fade;
     photometric: that term's value, in steps that have it.
     """
     mask = torch.where(output.free, 0.0, mask)  # a surface in free space is as wrong as one outside the silhouette

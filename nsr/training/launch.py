@@ -362,13 +362,19 @@ def train(
 
 @contextmanager
 def _run_folder(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process; a folder in which nothing but the lock was made is removed after an error."""
+    """Hold a run folder for this process; where no file but the lock was made, an error leaves the folder as it was found, and
+    none that is empty."""
+    found = set(folder.iterdir()) if folder.is_dir() else set()
     with file_lock(folder):
         try:
             yield
         except BaseException:
-            if not any(path.is_file() and path.name != LOCK_NAME for path in folder.rglob("*")):
-                shutil.rmtree(folder)
+            made = set(folder.iterdir()) - found
+            if not any(path.is_file() and path.name != LOCK_NAME for top in made for path in (top, *top.rglob("*"))):
+                for path in made:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if not found:
+                    folder.rmdir()
             raise
 
 

@@ -49,7 +49,7 @@ class PhotometricTerm:
         return max(len(self.levels) - 1 - step // self.config.level_steps, 0)
 
     def __call__(self, model: IDRModel, batch: PixelBatch, output: TrainingOutput, step: int) -> Tensor:
-        """The mean over the compared rays."""
+        """The mean over the compared rays' pairs with the sources that count."""
         config, level = self.config, self.level(step)
         chosen = output.surface.nonzero()[: config.rays, 0]
         points, normals = output.points[: config.rays], output.normal[: config.rays]

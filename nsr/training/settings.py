@@ -137,13 +137,14 @@ class TrainConfig:
     A run ends after nepoch epochs (an epoch is as many steps as there are photographs) or after `budget` seconds, whichever
     comes first; 0 means no such bound. `progress` runs from 0 to 1 over the tighter of the two.
     Learning rate at any time: rate * lr_final^progress * lr_factor^(milestones passed). Milestones, here and in
-    loss.alpha_milestones, count epochs or fractions of the run. table_learning_rate: for the encoders' tables, which learn
+    loss.alpha_milestones, count epochs or fractions of the stage. table_learning_rate: for the encoders' tables, which learn
     faster than networks; learning_rate_cam: for trainable cameras, times lr_final_cam^progress (1: constant, as in IDR).
     shape_rate: learning rates of the implicit network relative to the others, reached after a rise over warmup_steps steps. The
     colours that a new rendering network guesses say nothing about the shape, and Adam follows them as far as any others.
-    geometry_full_at, appearance_full_at: progress at which the encoders of surface and colour show all their levels.
+    geometry_full_at, appearance_full_at: from which fraction of the stage on the encoders of surface and colour show all.
     color_from: progress from which only the colours learn, on a shape that stays as it is: without the terms that shape needs a
-    step takes many times the pixels. All schedules run to their ends before; the rates of the colours then begin anew.
+    step takes many times the pixels. All schedules run to their ends before, in this "stage" of the shape (the
+    whole run, where color_from is 1); the rates of the colours then begin anew.
     """
 
     nepoch: int = 2000

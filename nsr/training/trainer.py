@@ -169,6 +169,8 @@ class Trainer:
         TrainingError when the losses stay non-finite.
         """
         self.start()
+        if signal is not None and signal.requested:  # a budget that the start has used up has no step to ask after
+            self._save_and_stop(folder, f"stopped by {signal.name}")
         self.clock.start()
         saved = time.monotonic()
         while not self.clock.finished:

@@ -73,6 +73,11 @@ def test_an_object_that_no_view_shares_is_refused_even_unchecked(scene, conf, tm
     refused(["reconstruct", scene, "--out", out, *options], DATA, "visual hull", "nsr data check")
     assert files_in(exps) == []
     assert not out.exists()
+    (tmp_path / "photographs").mkdir()
+    out.mkdir()
+    (out / "mine").symlink_to(tmp_path / "photographs")
+    refused(["reconstruct", scene, "--out", out, *options], DATA, "visual hull")
+    assert [path.name for path in out.iterdir()] == ["mine"]  # a folder that holds something is left as it was
 
 
 @pytest.fixture

@@ -171,12 +171,18 @@ class StopAt:
         return self.steps <= 0
 
 
+def test_a_signal_during_a_start_that_uses_up_the_budget_stops(scene, conf, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr("nsr.training.launch.TerminationSignal", lambda: StopAt(1))
+    command = ["reconstruct", scene, "--conf", conf, "--out", tmp_path / "out", "--budget", 0.001]
+    refused(command, 75, "stopped by SIGTERM at step 0", "run the same command again to continue")
+
+
 def test_an_interrupted_reconstruction_is_continued_by_the_same_command(scene, conf, tmp_path, refused, capsys, monkeypatch):
     out = tmp_path / "out"
     command = ["reconstruct", scene, "--conf", conf, "--out", out, "--resolution", 16, "--budget", 100, "--holdout", 1]
     command += ["--seed", 2, "train.nepoch=0"]
     with monkeypatch.context() as patch:
-        patch.setattr("nsr.training.launch.TerminationSignal", lambda: StopAt(7))
+        patch.setattr("nsr.training.launch.TerminationSignal", lambda: StopAt(8))  # asked once before the first step
         words = f"stopped by SIGTERM at step 7; the state is saved in {out}: run the same command again to continue"
         refused(command, 75, words)
     before = contents(out)

@@ -29,7 +29,7 @@ def asked(reconstruction, monkeypatch):
         folder = Path(command[command.index("--out") + 1])
         if "broken" in command:
             return SimpleNamespace(returncode=65, stderr="nsr: error: broken: no images\n")
-        folder.mkdir(parents=True)
+        assert (folder / "benchmark.json").is_file()  # so that an interrupted run is continued by the code that began it only
         (folder / "metrics.json").write_text(json.dumps({"psnr": len(commands)}))
         return SimpleNamespace(returncode=0, stderr="")
 
@@ -60,3 +60,27 @@ def test_runs_of_other_commands_or_commits_are_refused(reconstruction, asked, tm
 def test_a_failing_run_says_why(reconstruction, asked, tmp_path):
     with pytest.raises(SystemExit, match="exit 65: nsr: error: broken: no images"):
         reconstruction.reconstruct("broken", 15.0, 0, tmp_path, [])
+    assert not any(tmp_path.iterdir())  # nothing that would be refused once it is mended
+
+
+def test_the_commit_tells_changes_apart(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module("reconstruction")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    assert module.commit() == ""  # not a checkout
+
+    def git(*command: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], cwd=tmp_path, check=True)
+
+    (tmp_path / "code.py").write_text("a = 1\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    seen = [module.commit()]
+    assert len(seen[0]) == 12
+    for name in ("code.py", "code.py", "new.py", "new.py"):
+        with open(tmp_path / name, "a") as file:
+            file.write("b = 2\n")
+        seen.append(module.commit())
+    assert len(set(seen)) == 5
+    assert all(name.startswith(seen[0] + "-") for name in seen[1:])

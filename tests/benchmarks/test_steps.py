@@ -12,11 +12,14 @@ SHAPE = ["tracing", "SDF and normal", "SDF and normal, backward", "patches", "pa
 BOTH = ["tracing", "SDF and normal", "colour", "colour, backward", "Adam over tables", "Adam over networks", "all else"]
 
 
-def test_both_stages_have_a_table_whose_parts_make_up_the_step():
-    command = [sys.executable, str(ROOT / "benchmarks" / "steps.py"), "bust", *SMALL, "--quick"]
-    command += ["--views", "0,4,8,12,16,20", "--steps", "48", "--profile", "4", "--threads", "1"]
+def run_benchmark(*options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "benchmarks" / "steps.py"), "bust", *SMALL, "--quick", "--threads", "1", *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def test_both_stages_have_a_table_whose_parts_make_up_the_step():
+    run = run_benchmark("--views", "0,4,8,12,16,20", "--steps", "48", "--profile", "4")
     assert run.returncode == 0, run.stderr
     tables = run.stdout.split("Steps of ")[1:]
     assert [table.split(":")[0] for table in tables] == ["shape and colours", "colours alone"]
@@ -26,8 +29,15 @@ def test_both_stages_have_a_table_whose_parts_make_up_the_step():
         rows = {part: numbers for part, *numbers in lines}
         assert set(rows) == set(expected)
         assert abs(sum(float(cells[0]) for cells in rows.values()) - whole) < 0.01 * whole + 0.05
+        assert 0 < float(rows["all else"][0]) < whole  # a part that is counted twice would eat it up
         for part in set(expected) - {"all else", "Adam over networks"}:
             took, _, floor, limit, _ = rows[part]
             assert float(took) > 0, part
             assert float(floor) > 0, part
             assert limit in ("flops", "bytes", "reads"), part
+
+
+def test_more_steps_than_a_stage_has_are_refused():
+    run = run_benchmark("--views", "0,4,8,12", "--steps", "16", "--profile", "4")
+    assert run.returncode == 2
+    assert "colours alone: of 16 steps 3; expected at least 8" in run.stderr
