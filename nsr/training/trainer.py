@@ -169,7 +169,7 @@ class Trainer:
         TrainingError when the losses stay non-finite.
         """
         self.start()
-        if signal is not None and signal.requested:  # a budget that the start has used up has no step to ask after
+        if self.clock.finished and signal is not None and signal.requested:  # during a start that has used up the budget
             self._save_and_stop(folder, f"stopped by {signal.name}")
         self.clock.start()
         saved = time.monotonic()

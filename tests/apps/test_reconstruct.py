@@ -182,7 +182,7 @@ def test_an_interrupted_reconstruction_is_continued_by_the_same_command(scene, c
     command = ["reconstruct", scene, "--conf", conf, "--out", out, "--resolution", 16, "--budget", 100, "--holdout", 1]
     command += ["--seed", 2, "train.nepoch=0"]
     with monkeypatch.context() as patch:
-        patch.setattr("nsr.training.launch.TerminationSignal", lambda: StopAt(8))  # asked once before the first step
+        patch.setattr("nsr.training.launch.TerminationSignal", lambda: StopAt(7))
         words = f"stopped by SIGTERM at step 7; the state is saved in {out}: run the same command again to continue"
         refused(command, 75, words)
     before = contents(out)

@@ -70,6 +70,15 @@ def test_signals_set_the_flag_and_handlers_are_restored(number):
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+@pytest.fixture
+def python_handles_ctrl_c():
+    """Python's own handler, as in a terminal: a shell's background jobs begin with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_ctrl_c")
 def test_a_second_ctrl_c_interrupts():
     with TerminationSignal() as termination:
         os.kill(os.getpid(), signal.SIGINT)
