@@ -93,18 +93,22 @@ class Case:
 
 
 class Inputs:
-    """The networks of a size and random inputs for them, on a device."""
+    """The networks of a model and random inputs for them, on a device."""
 
-    def __init__(self, size: Size, device: str) -> None:
-        self.size, self.device = size, device
+    def __init__(self, size: Size, config: Config, model: IDRModel, device: str) -> None:
+        self.size, self.config, self.device = size, config, device
         self.generator = torch.Generator().manual_seed(0)
-        tree, source = load_tree(find_conf("instant"), list(size.overrides))
-        self.config = bind(Config, tree, source)
-        model = IDRModel.build(self.config.model, seed=0)
-        model.set_progress(1.0, 1.0)
         self.sdf = self._on_device(model.implicit_network.fused())
         self.color = self._on_device(model.rendering_network.fused())
         self.points = 2 * self.rand(size.points, 3) - 1
+
+    @classmethod
+    def untrained(cls, size: Size, device: str) -> Inputs:
+        tree, source = load_tree(find_conf("instant"), list(size.overrides))
+        config = bind(Config, tree, source)
+        model = IDRModel.build(config.model, seed=0)
+        model.set_progress(1.0, 1.0)
+        return cls(size, config, model, device)
 
     def _on_device(self, network):
         layers = tuple(tuple(t.detach().to(self.device).requires_grad_() for t in layer) for layer in network.layers)

@@ -49,7 +49,7 @@ def main() -> int:
     rows = []
     with _ext.use_backend("native"):  # the inputs are those of the native ops
         for size in args.sizes:
-            for case in all_cases(Inputs(SIZES[size], args.device)):
+            for case in all_cases(Inputs.untrained(SIZES[size], args.device)):
                 if args.only in case.name:
                     rows.append(run(case, size, machine, 0.01 if args.quick else args.seconds))
                     print(line(rows[-1]), flush=True)

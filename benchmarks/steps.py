@@ -72,11 +72,13 @@ class StepInputs(Inputs):
         hits = model.trace(self._rays, batch.mask > 0.5)
         surface = hits.hit & (batch.mask > 0.5)
         _, height, width = trainer.scene.masks.shape
-        size = Size(points=int(surface.sum()), rays=len(batch), images=(len(trainer.scene), height, width))
-        super().__init__(replace(size, patch=trainer.photometric.side if trainer.photometric else size.patch), "cpu")
-        self.config = config
-        self.sdf = self._on_device(model.implicit_network.fused())
-        self.color = self._on_device(model.rendering_network.fused())
+        size = Size(
+            points=int(surface.sum()),
+            rays=len(batch),
+            patch=trainer.photometric.side if trainer.photometric else Size.patch,
+            images=(len(trainer.scene), height, width),
+        )
+        super().__init__(size, config, model, "cpu")
         self.colors_only = colors_only
         on_rays = self._rays.at(hits.distance)
         self.points = self.on_surface = on_rays[surface]

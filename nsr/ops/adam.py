@@ -44,9 +44,7 @@ def adam_touched_(
                 f"{list(value.shape)} {value.dtype} on {value.device}, as value"
             )
     if step < 1 or not (0 <= beta1 < 1 and 0 <= beta2 < 1):
-        raise ValueError(
-            f"adam_touched_: step {step}, beta1 {beta1}, beta2 {beta2}; expected step >= 1 and betas in [0, 1)"
-        )
+        raise ValueError(f"adam_touched_: step {step}, beta1 {beta1}, beta2 {beta2}; expected step >= 1 and betas in [0, 1)")
     call = reference.adam_touched_ if _ext.backend() == "reference" else torch.ops.nsr.adam_touched_
     call(value, grad.contiguous(), exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsr import _ext
-from nsr.ops.dense_layers import LANES, Layers, check_alike, fits_kernel, flat_layers, takes_reference
+from nsr.ops.dense_layers import LANES, Layers, check_alike, fits_kernel, flat_layers, needs_derivative, takes_reference
 from nsr.ops.hash_grid import HashGridSpec, check_grid
 from nsr.ops.reference import color_network as reference
 
@@ -72,9 +72,7 @@ def color_network(
     arguments = network_arguments(points, normals, view_dirs, features, network)
     if takes_reference(points):
         return reference.color_network(*arguments)
-    tensors = (argument for argument in arguments if isinstance(argument, Tensor))
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return torch.ops.nsr.color_network(*arguments, keep)[0]
+    return torch.ops.nsr.color_network(*arguments, needs_derivative(*arguments))[0]
 
 
 def has_kernel(network: ColorNetwork) -> bool:

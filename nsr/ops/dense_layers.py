@@ -26,6 +26,11 @@ def takes_reference(x: Tensor) -> bool:
     return x.device.type != "cpu" or _ext.backend() == "reference"
 
 
+def needs_derivative(*arguments: object) -> bool:
+    """Whether a call with these arguments is going to be differentiated, so that it has to keep what that needs."""
+    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in arguments)
+
+
 def check_alike(x_name: str, x: Tensor, others: Iterable[Tensor], name: str) -> None:
     """Raises ValueError unless x is float32 or float64 and the others have its dtype and device."""
     if x.dtype not in (torch.float32, torch.float64):

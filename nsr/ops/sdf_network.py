@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsr import _ext
-from nsr.ops.dense_layers import LANES, Layers, check_alike, fits_kernel, flat_layers, takes_reference
+from nsr.ops.dense_layers import LANES, Layers, check_alike, fits_kernel, flat_layers, needs_derivative, takes_reference
 from nsr.ops.hash_grid import HashGridSpec, check_grid
 from nsr.ops.reference import sdf_network as reference
 
@@ -84,9 +84,7 @@ def sdf_and_normal(
     arguments = network_arguments(x, SdfNetwork(table, spec, active_levels, layers, activation), "sdf_and_normal")
     if takes_reference(x):
         return reference.sdf_and_normal(x, *arguments)
-    tensors = (argument for argument in (x, *arguments) if isinstance(argument, Tensor))
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return torch.ops.nsr.sdf_and_normal(x, *arguments, keep)[:3]
+    return torch.ops.nsr.sdf_and_normal(x, *arguments, needs_derivative(x, *arguments))[:3]
 
 
 def has_kernel(network: SdfNetwork) -> bool:

@@ -76,9 +76,7 @@ class TraceOptions:
 
 
 @torch.no_grad()
-def trace(
-    sdf: SDF, rays: Rays, options: TraceOptions, object_mask: Bool[Tensor, " N"] | None = None
-) -> SurfaceHits:
+def trace(sdf: SDF, rays: Rays, options: TraceOptions, object_mask: Bool[Tensor, " N"] | None = None) -> SurfaceHits:
     """Where rays first meet the surface sdf(x) = 0, without gradient.
 
     A hit is the first change of sign along the ray (or |f| <= threshold): from outside to inside, and from inside to
@@ -119,9 +117,7 @@ def checked_rays(rays: Rays, object_mask: Tensor | None) -> tuple[Tensor, Tensor
     if origins.dtype != directions.dtype or origins.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"trace: rays are {origins.dtype} and {directions.dtype}; expected float32 or float64 twice")
     if object_mask is not None and (object_mask.dtype != torch.bool or object_mask.shape != origins.shape[:1]):
-        raise ValueError(
-            f"trace: object_mask is {object_mask.dtype} {list(object_mask.shape)}; expected bool [{len(origins)}]"
-        )
+        raise ValueError(f"trace: object_mask is {object_mask.dtype} {list(object_mask.shape)}; expected bool [{len(origins)}]")
     return origins.detach().contiguous(), directions.detach().contiguous()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,21 +19,15 @@ def color_network(
     view_dirs: Tensor | None,
     features: Tensor,
     table: Tensor,
-    resolutions: Sequence[int],
-    offsets: Sequence[int],
-    smoothstep: bool,
-    extent: float,
-    active_levels: int,
-    parameters: Tensor,
-    widths: Sequence[int],
-    view_degree: int,
+    *network: Any,
 ) -> Tensor:
     """rgb [N, 3] from the arguments of the native op of the same name.
 
-    Inputs, each [N, ...]; a grid (nsr.ops.reference.hash_grid); `parameters` and `widths` as in nsr.ops.reference.sdf_network;
-    view_degree: of the harmonics, 0 where view_dirs is None.
+    Inputs, each [N, ...]; network: a grid's arguments (nsr.ops.reference.hash_grid.Grid), then parameters and widths as in
+    nsr.ops.reference.sdf_network, and the degree of the harmonics, 0 where view_dirs is None.
     """
-    parts = [points, hash_grid(points, table, resolutions, offsets, smoothstep, extent, active_levels)]
+    *grid, parameters, widths, view_degree = network
+    parts = [points, hash_grid(points, table, *grid)]
     if view_dirs is not None:
         parts.append(spherical_harmonics(-view_dirs, view_degree))
     if normals is not None:

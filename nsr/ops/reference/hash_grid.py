@@ -1,19 +1,32 @@
 """Multi-resolution hash grid in plain PyTorch: the specification of nsr.ops.hash_grid.
 
-Each function takes the arguments of the native op of the same name: per-level `resolutions` (cells per axis), `offsets`
-(first entry of each level, and the total at the end), `smoothstep`, `extent` (half the side of the cube),
-`active_levels`.
+Each function takes the arguments of the native op of the same name: points, the table, and what Grid names, in its order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 PRIMES = (1, 2654435761, 805459861)
 _CORNERS = tuple((c & 1, (c >> 1) & 1, c >> 2) for c in range(8))
+
+
+class Grid(NamedTuple):
+    """What follows the table in the arguments of every op on a grid.
+
+    resolutions: cells per axis of each level; offsets: first entry of each, and the total at the end; extent: half the side
+    of the cube.
+    """
+
+    resolutions: Sequence[int]
+    offsets: Sequence[int]
+    smoothstep: bool
+    extent: float
+    active_levels: int
 
 
 def _locate(x: Tensor, extent: float, resolution: int, smoothstep: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,24 +53,17 @@ def _entries(vertex: Tensor, resolution: int, entries: int) -> Tensor:
     return hashed & (entries - 1)
 
 
-def hash_grid_jac(
-    x: Tensor,
-    table: Tensor,
-    resolutions: Sequence[int],
-    offsets: Sequence[int],
-    smoothstep: bool,
-    extent: float,
-    active_levels: int,
-) -> tuple[Tensor, Tensor]:
-    """h [N, L*F] and J = dh/dx [N, L*F, 3]."""
+def hash_grid_jac(x: Tensor, table: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """h [N, L*F] and J = dh/dx [N, L*F, 3]; arguments: those of a Grid."""
+    grid = Grid(*arguments)
     features = table.shape[1]
     values, jacobians = [], []
-    for level, resolution in enumerate(resolutions):
+    for level, resolution in enumerate(grid.resolutions):
         h = x.new_zeros(x.shape[0], features)
         jacobian = x.new_zeros(x.shape[0], features, 3)
-        if level < active_levels:
-            cell, s, ds = _locate(x, extent, resolution, smoothstep)
-            for value, weight, upper in _corners(cell, s, table, resolution, offsets[level], offsets[level + 1]):
+        if level < grid.active_levels:
+            cell, s, ds = _locate(x, grid.extent, resolution, grid.smoothstep)
+            for value, weight, upper in _corners(cell, s, table, grid, level):
                 slope = torch.where(upper, ds, -ds)
                 wx, wy, wz = weight.unbind(-1)
                 gradient = torch.stack((slope[:, 0] * wy * wz, wx * slope[:, 1] * wz, wx * wy * slope[:, 2]), -1)
@@ -68,31 +74,23 @@ def hash_grid_jac(
     return torch.cat(values, 1), torch.cat(jacobians, 1)
 
 
-def hash_grid(
-    x: Tensor,
-    table: Tensor,
-    resolutions: Sequence[int],
-    offsets: Sequence[int],
-    smoothstep: bool,
-    extent: float,
-    active_levels: int,
-) -> Tensor:
-    """h [N, L*F]."""
+def hash_grid(x: Tensor, table: Tensor, *arguments: Any) -> Tensor:
+    """h [N, L*F]; arguments: those of a Grid."""
+    grid = Grid(*arguments)
     values = []
-    for level, resolution in enumerate(resolutions):
+    for level, resolution in enumerate(grid.resolutions):
         h = x.new_zeros(x.shape[0], table.shape[1])
-        if level < active_levels:
-            cell, s, _ = _locate(x, extent, resolution, smoothstep)
-            for value, weight, _ in _corners(cell, s, table, resolution, offsets[level], offsets[level + 1]):
+        if level < grid.active_levels:
+            cell, s, _ = _locate(x, grid.extent, resolution, grid.smoothstep)
+            for value, weight, _ in _corners(cell, s, table, grid, level):
                 h = h + (weight[:, 0] * weight[:, 1] * weight[:, 2])[:, None] * value
         values.append(h)
     return torch.cat(values, 1)
 
 
-def _corners(
-    cell: Tensor, s: Tensor, table: Tensor, resolution: int, begin: int, end: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _corners(cell: Tensor, s: Tensor, table: Tensor, grid: Grid, level: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Of each corner of the cells the values [N, F], the weights per axis [N, 3], and which of its axes are upper [3]."""
+    resolution, begin, end = grid.resolutions[level], grid.offsets[level], grid.offsets[level + 1]
     for corner in _CORNERS:
         offset = torch.tensor(corner, device=s.device)
         upper = offset.bool()

@@ -1,13 +1,13 @@
 """Signed distance networks in plain PyTorch: the specification of nsr.ops.sdf_network.
 
-Each function takes the arguments of the native op of the same name: points, then a grid's `table`, `resolutions`, `offsets`,
-`smoothstep` and `active_levels` (nsr.ops.reference.hash_grid), then `parameters`, weight [outputs, inputs] and bias [outputs]
-of each layer in turn, flattened into one tensor, `widths`, the outputs of each, and the activation's index in ACTIVATIONS.
+Each function takes the arguments of the native op of the same name: points, then `network`: a grid's arguments
+(nsr.ops.reference.hash_grid.Grid), then parameters, weight [outputs, inputs] and bias [outputs] of each layer in turn,
+flattened into one tensor, widths, the outputs of each, and the activation's index in ACTIVATIONS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,40 +32,20 @@ def _squareplus(z: Tensor) -> tuple[Tensor, Tensor]:
 ACTIVATIONS = (_softplus_100, _squareplus)  # z -> value, slope; Activation of csrc/kernels/sdf_network.h
 
 
-def sdf_network(
-    x: Tensor,
-    table: Tensor,
-    resolutions: Sequence[int],
-    offsets: Sequence[int],
-    smoothstep: bool,
-    extent: float,
-    active_levels: int,
-    parameters: Tensor,
-    widths: Sequence[int],
-    activation: int,
-) -> Tensor:
+def sdf_network(x: Tensor, table: Tensor, *network: Any) -> Tensor:
     """SDF [N]."""
-    value = torch.cat([x, hash_grid(x, table, resolutions, offsets, smoothstep, extent, active_levels)], 1)
+    *grid, parameters, widths, activation = network
+    value = torch.cat([x, hash_grid(x, table, *grid)], 1)
     *hidden, (weight_out, bias_out) = split_layers(value.shape[1], parameters, widths)
     for weight, bias in hidden:
         value, _ = ACTIVATIONS[activation](F.linear(value, weight, bias))
     return value @ weight_out[0] + bias_out[0]
 
 
-def sdf_and_normal(
-    x: Tensor,
-    table: Tensor,
-    resolutions: Sequence[int],
-    offsets: Sequence[int],
-    smoothstep: bool,
-    extent: float,
-    active_levels: int,
-    parameters: Tensor,
-    widths: Sequence[int],
-    activation: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def sdf_and_normal(x: Tensor, table: Tensor, *network: Any) -> tuple[Tensor, Tensor, Tensor]:
     """SDF [N], feature [N, outputs - 1], and the SDF's gradient [N, 3] by a reverse pass written as forward code."""
-    h, jacobian = hash_grid_jac(x, table, resolutions, offsets, smoothstep, extent, active_levels)
+    *grid, parameters, widths, activation = network
+    h, jacobian = hash_grid_jac(x, table, *grid)
     value, slopes = torch.cat([x, h], 1), []
     *hidden, (weight_out, bias_out) = split_layers(value.shape[1], parameters, widths)
     for weight, bias in hidden:
