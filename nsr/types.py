@@ -36,9 +36,7 @@ class Cameras:
         return replace(self, intrinsics=self.intrinsics[index], camera_to_world=self.camera_to_world[index])
 
     def to(self, device: torch.device | str) -> Cameras:
-        return replace(
-            self, intrinsics=self.intrinsics.to(device), camera_to_world=self.camera_to_world.to(device)
-        )
+        return replace(self, intrinsics=self.intrinsics.to(device), camera_to_world=self.camera_to_world.to(device))
 
     @property
     def focals(self) -> Tensor:
@@ -138,6 +136,4 @@ class Scene:
 
     def to(self, device: torch.device | str) -> Scene:
         """The scene with its images, masks and cameras on a device; the reference cameras stay where they are."""
-        return replace(
-            self, images=self.images.to(device), masks=self.masks.to(device), cameras=self.cameras.to(device)
-        )
+        return replace(self, images=self.images.to(device), masks=self.masks.to(device), cameras=self.cameras.to(device))

@@ -122,9 +122,7 @@ def camera_metrics(run: Run, scene: Scene, reference: str | None) -> dict:
 
     true_scene = load_scene(reference) if reference else scene
     if len(true_scene) != len(scene):
-        raise DataError(
-            f"--reference {reference}: expected the {len(scene)} views of {run.data_dir}, found {len(true_scene)}"
-        )
+        raise DataError(f"--reference {reference}: expected the {len(scene)} views of {run.data_dir}, found {len(true_scene)}")
     estimated = transform_cameras(run.cameras.to("cpu"), scene.world_from_scene)
     return evaluate_cameras(estimated, reference_cameras(true_scene)[run.train_views])
 

@@ -37,9 +37,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     path.add_argument("--views", metavar="N|LIST", help="views of the scene: how many, or which, such as 0,3,5-9")
     path.add_argument("--spline", type=int, metavar="N", help="N new views along a smooth path by the training cameras")
     path.add_argument("--turntable", type=int, metavar="N", help="N new views on a circle around the object")
-    parser.add_argument(
-        "--out", type=Path, help="a .gif or .mp4 file, or a folder for numbered PNGs (default RUN/renders)"
-    )
+    parser.add_argument("--out", type=Path, help="a .gif or .mp4 file, or a folder for numbered PNGs (default RUN/renders)")
     parser.add_argument("--scale", type=float, default=1.0, help="picture size relative to the photographs (default 1)")
     parser.add_argument(
         "--samples", type=int, default=2, metavar="N", help="N x N rays per pixel, of which it shows the mean (default 2)"

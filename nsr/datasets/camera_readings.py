@@ -33,9 +33,7 @@ def find_reading(scene: Scene) -> Reading | None:
     chosen = np.linspace(0, len(scene) - 1, min(len(scene), _MOST_VIEWS)).round().astype(int).tolist()
     masks = scene.masks[chosen].cpu()
     cameras = scene.cameras.to("cpu")
-    cameras = replace(
-        cameras, intrinsics=cameras.intrinsics.double(), camera_to_world=cameras.camera_to_world.double()
-    )
+    cameras = replace(cameras, intrinsics=cameras.intrinsics.double(), camera_to_world=cameras.camera_to_world.double())
     best, best_coverage = None, _FITS
     for reading in camera_readings(transform_cameras(cameras, scene.world_from_scene)):
         world = reading.cameras[chosen]

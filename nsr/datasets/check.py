@@ -88,9 +88,7 @@ def _check_counts(scene: Scene) -> list[Finding]:
         cosine = (directions @ directions.T).clamp(-1, 1).min()
         span = float(torch.rad2deg(torch.acos(cosine)))
         if span < 5:
-            findings.append(
-                Finding("warning", f"all views lie within {span:.1f} degrees", "add views from other directions")
-            )
+            findings.append(Finding("warning", f"all views lie within {span:.1f} degrees", "add views from other directions"))
     return findings
 
 
@@ -219,9 +217,7 @@ def _check_duplicates(scene: Scene) -> list[Finding]:
     poses = scene.cameras.camera_to_world.flatten(1)
     same = (torch.cdist(poses, poses) < 1e-6).triu(1).nonzero().tolist()
     for a, b in same[:5]:
-        findings.append(
-            Finding("warning", f"views {names[a]} and {names[b]} have the same camera", "solve the cameras again")
-        )
+        findings.append(Finding("warning", f"views {names[a]} and {names[b]} have the same camera", "solve the cameras again"))
     return findings
 
 
@@ -251,8 +247,7 @@ def _check_hull(scene: Scene) -> list[Finding]:
         findings.append(
             Finding(
                 "error" if value < 0.6 else "warning",
-                f"view {scene.view_names[view]} does not fit the others: its mask and their visual hull overlap by "
-                f"{value:.2f}",
+                f"view {scene.view_names[view]} does not fit the others: its mask and their visual hull overlap by {value:.2f}",
                 f"its mask or its camera is wrong ({_LOOK}): mend it or remove the view",
             )
         )

@@ -67,9 +67,7 @@ def _tile(scene: Scene, view: int, points: torch.Tensor, spacing: float, width: 
     return tile
 
 
-def _shadow(
-    scene: Scene, view: int, points: torch.Tensor, spacing: float, scale: float, size: tuple[int, int]
-) -> np.ndarray:
+def _shadow(scene: Scene, view: int, points: torch.Tensor, spacing: float, scale: float, size: tuple[int, int]) -> np.ndarray:
     """[h, w] bool: the pixels of the scaled image that the hull's voxels cover."""
     cameras = scene.cameras[view].to("cpu")
     image = torch.zeros(size, dtype=torch.bool)

@@ -1,14 +1,14 @@
 """The IDR layout: a folder of images, one of masks, and cameras.npz (Yariv et al. 2020; DTU, BlendedMVS, H3DS heads).
 
-    scene/
-      image/000000.png ...      (or images/)
-      mask/000.png ...          (or masks/; left out when the images carry an alpha channel, or when nobody has made masks)
-      cameras.npz               (or cameras_sphere.npz, as NeuS writes it)
-          world_mat_i           4x4 or 3x4, K [R | t]: world to pixel, of the i-th image in natural order
-          scale_mat_i           4x4 similarity: scene frame (unit sphere) to world frame; computed when missing
-      cameras_linear_init.npz   optional, the same keys: noisy cameras to start from where the cameras are trained;
-                                cameras.npz then is the reference they are measured against
-      mesh_gt.ply               optional ground truth in the world frame (or gt.ply, full_head.obj)
+scene/
+  image/000000.png ...      (or images/)
+  mask/000.png ...          (or masks/; left out when the images carry an alpha channel, or when nobody has made masks)
+  cameras.npz               (or cameras_sphere.npz, as NeuS writes it)
+      world_mat_i           4x4 or 3x4, K [R | t]: world to pixel, of the i-th image in natural order
+      scale_mat_i           4x4 similarity: scene frame (unit sphere) to world frame; computed when missing
+  cameras_linear_init.npz   optional, the same keys: noisy cameras to start from where the cameras are trained;
+                            cameras.npz then is the reference they are measured against
+  mesh_gt.ply               optional ground truth in the world frame (or gt.ply, full_head.obj)
 """
 
 from __future__ import annotations
@@ -282,9 +282,7 @@ def _scene_cameras(world: list[np.ndarray], world_from_scene: np.ndarray, width:
     return Cameras(torch.from_numpy(intrinsics).float(), torch.from_numpy(camera_to_world).float(), width, height)
 
 
-def _normalise(
-    files: IdrFiles, matrices: dict[str, np.ndarray], world: list[np.ndarray], masks: Tensor | None
-) -> np.ndarray:
+def _normalise(files: IdrFiles, matrices: dict[str, np.ndarray], world: list[np.ndarray], masks: Tensor | None) -> np.ndarray:
     """Compute scale_mat from all cameras and all masks: `masks`, else the scene's own, else none.
 
     What the scene's own masks say is kept in the camera file, where that can be written.

@@ -93,9 +93,7 @@ def make_scene(
         with atomic_write(path, "wb") as file:
             np.savez(file, **arrays)
 
-    cameras = Cameras(
-        torch.from_numpy(arrays["intrinsics"]).float(), torch.from_numpy(arrays["poses"]).float(), width, height
-    )
+    cameras = Cameras(torch.from_numpy(arrays["intrinsics"]).float(), torch.from_numpy(arrays["poses"]).float(), width, height)
     return Scene(
         images=torch.from_numpy(arrays["images"]),
         masks=torch.from_numpy(arrays["masks"]),

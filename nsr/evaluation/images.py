@@ -22,9 +22,7 @@ _SSIM_WINDOW = 11  # pixels; a Gaussian of sigma 1.5 cut at 3.5 sigma, as in the
 Picture = np.ndarray | Tensor
 
 
-def image_metrics(
-    rendered: Picture, reference: Picture, mask: Picture, *, lpips: bool | None = None
-) -> dict[str, float]:
+def image_metrics(rendered: Picture, reference: Picture, mask: Picture, *, lpips: bool | None = None) -> dict[str, float]:
     """psnr (dB), ssim and, when the package is installed, lpips of a rendered picture against a photograph.
 
     Pictures with a side under 11 pixels are smaller than the window of SSIM, and have no ssim.

@@ -107,9 +107,7 @@ def project(
     return _to_pixels(cameras.intrinsics[view], in_camera)
 
 
-def project_all(
-    cameras: Cameras, points: Float[Tensor, "P 3"]
-) -> tuple[Float[Tensor, "V P 2"], Float[Tensor, "V P"]]:
+def project_all(cameras: Cameras, points: Float[Tensor, "P 3"]) -> tuple[Float[Tensor, "V P 2"], Float[Tensor, "V P"]]:
     """Pixels [V, P, 2] and depth [V, P] of every point in every view; see `project`."""
     pose = cameras.camera_to_world
     in_camera = (points[None] - pose[:, None, :3, 3]) @ pose[:, :3, :3]  # rows times R = R^T times columns
@@ -127,9 +125,7 @@ def _to_pixels(intrinsics: Tensor, in_camera: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([u, v], dim=-1), depth
 
 
-def ray_sphere(
-    rays: Rays, radius: float
-) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Bool[Tensor, " N"]]:
+def ray_sphere(rays: Rays, radius: float) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Bool[Tensor, " N"]]:
     """Where N rays enter and leave the sphere of a radius about the origin.
 
     Returns:

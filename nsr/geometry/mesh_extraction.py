@@ -83,8 +83,7 @@ def extract_mesh(
     """
     if resolution < 2 or extent <= 0 or lipschitz <= 0:
         raise UsageError(
-            "extract_mesh: expected resolution >= 2, extent > 0 and lipschitz > 0, "
-            f"got {resolution}, {extent} and {lipschitz}"
+            f"extract_mesh: expected resolution >= 2, extent > 0 and lipschitz > 0, got {resolution}, {extent} and {lipschitz}"
         )
     f = sdf if clip_radius is None else _clipped(sdf, clip_radius)
     grid = _Grid(f, resolution, float(extent), chunk, torch.device(device))
@@ -192,9 +191,7 @@ def _march(volume: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return vertices.astype(np.float64), faces.astype(np.int64)
 
 
-def _missing_blocks(
-    vertices: np.ndarray, faces: np.ndarray, blocks: np.ndarray, cells: int, reach: int
-) -> np.ndarray:
+def _missing_blocks(vertices: np.ndarray, faces: np.ndarray, blocks: np.ndarray, cells: int, reach: int) -> np.ndarray:
     """[B, 3] blocks to add because the surface ends where they begin; empty when the surface is closed inside the cube.
 
     vertices: [M, 3] in grid coordinates. reach: how many blocks to go on from an open edge.

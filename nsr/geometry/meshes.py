@@ -144,9 +144,7 @@ def _encode(mesh: trimesh.Trimesh, kind: str) -> bytes:
 
 def _matte(tree: dict) -> None:
     """Give every part of a glTF tree one matte material; without one, viewers show bare metal."""
-    tree["materials"] = [
-        {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}, "doubleSided": True}
-    ]
+    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}, "doubleSided": True}]
     for part in tree["meshes"]:
         for primitive in part["primitives"]:
             primitive["material"] = 0

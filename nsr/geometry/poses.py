@@ -170,9 +170,7 @@ class TrainableCameras(nn.Module):
 # -------------------------------------------------------------------------------------------------------- camera paths
 
 
-def look_at(
-    eye: Float[Tensor, "N 3"], target: Float[Tensor, " 3"], up: Float[Tensor, " 3"]
-) -> Float[Tensor, "N 4 4"]:
+def look_at(eye: Float[Tensor, "N 3"], target: Float[Tensor, " 3"], up: Float[Tensor, " 3"]) -> Float[Tensor, "N 4 4"]:
     """camera_to_world of cameras at `eye` that look at `target` with the image's top towards `up`."""
     forward = nn.functional.normalize(target - eye, dim=-1)
     right = torch.linalg.cross(forward, up.expand_as(forward))

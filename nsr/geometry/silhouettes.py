@@ -15,9 +15,7 @@ from nsr.geometry.visual_hull import signed_cell_distance
 from nsr.types import Cameras
 
 
-def silhouette_distance(
-    masks: Tensor, cameras: Cameras, points: Float[Tensor, "N 3"], width: int = 512
-) -> Float[Tensor, " N"]:
+def silhouette_distance(masks: Tensor, cameras: Cameras, points: Float[Tensor, "N 3"], width: int = 512) -> Float[Tensor, " N"]:
     """Signed distance [N] in scene units from the visual hull's surface, negative inside, of points near it.
 
     Of the distances in the views' images, to first order in space, the largest: exact to a fraction of a pixel, where a grid

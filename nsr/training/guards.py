@@ -24,8 +24,7 @@ def finite_or_raise(losses: Mapping[str, float | torch.Tensor], where: str = "tr
     if bad:
         shown = ", ".join(f"{name} = {float(value):.4g}" for name, value in losses.items())
         raise TrainingError(
-            f"{where}: expected finite losses, got {shown}. "
-            "Lower the learning rates, or look at the data with `nsr data check`"
+            f"{where}: expected finite losses, got {shown}. Lower the learning rates, or look at the data with `nsr data check`"
         )
 
 

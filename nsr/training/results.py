@@ -50,9 +50,7 @@ def run_mesh(
     color_view says (see vertex_colors). Raises DataError when the SDF has no surface.
     """
     radius = model.bounding_radius
-    mesh = extract_mesh(
-        model.sdf, resolution=resolution, extent=radius, clip_radius=radius, device=model_device(model)
-    )
+    mesh = extract_mesh(model.sdf, resolution=resolution, extent=radius, clip_radius=radius, device=model_device(model))
     if not all_components:
         mesh = largest_component(mesh) if cameras is None else drop_floaters(mesh, Viewpoints(cameras, masks))
     colors = vertex_colors(model, mesh, color_view, cameras) if color else None

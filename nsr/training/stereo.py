@@ -100,9 +100,7 @@ class PlaneSweep:
     pixels, fewer in proportion with larger ones; both roughly.
     """
 
-    def __init__(
-        self, scene: Scene, config: PhotometricConfig, hull: Voxels, *, width: int = WIDTH, rays: int = RAYS
-    ) -> None:
+    def __init__(self, scene: Scene, config: PhotometricConfig, hull: Voxels, *, width: int = WIDTH, rays: int = RAYS) -> None:
         self.config, self.hull = config, hull
         self.axis = grid_axis(hull.occupied.shape[0], hull.extent, hull.occupied.device)
         level = max(round(math.log2(scene.cameras.width / width)), 0)

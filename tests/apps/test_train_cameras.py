@@ -77,6 +77,7 @@ def test_a_run_with_a_noisy_start_goes_on_with_it(scene, conf, tmp_path, refused
     refused(["train", *options, "--is_continue", "--nepoch", 3], DATA, "not the data of this run", "found other cameras")
     refused(["eval", run], DATA, "not the data of this run")
 
+
 BOUNDED = ("start.type=hull", "train.budget=0", "train.nepoch=40")  # by steps: a busy machine trains as well
 
 

@@ -146,9 +146,7 @@ def test_two_swapped_masks_are_found():
     assert sorted(HullConsistency(masks, SCENE.cameras).wrong_views()[0]) == [2, 7]
 
 
-@pytest.mark.parametrize(
-    ("value", "message"), [(0, "empty mask: 004"), (255, "the mask covers the whole image: 004")]
-)
+@pytest.mark.parametrize(("value", "message"), [(0, "empty mask: 004"), (255, "the mask covers the whole image: 004")])
 def test_empty_and_full_masks(value, message):
     masks = SCENE.masks.clone()
     masks[4] = value

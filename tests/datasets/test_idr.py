@@ -164,6 +164,7 @@ def test_missing_scale_mat_when_writing_fails_stays_in_memory(tmp_path, monkeypa
     assert "scale_mat_0" not in np.load(folder / "cameras.npz")
     assert scene.cameras.centers.norm(dim=-1).min() > 1
 
+
 def without_masks(folder):
     shutil.rmtree(folder / "mask")
     return folder
