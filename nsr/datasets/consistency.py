@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsr.geometry.cameras import project_all
+from nsr.geometry.masks import dilate
 from nsr.geometry.visual_hull import grid_axis
 from nsr.types import OBJECT_MASK, Cameras
 
@@ -29,7 +30,7 @@ class HullConsistency:
         factor = self._factor(cameras, float(axis[1] - axis[0]))
         share = torch.nn.functional.avg_pool2d((masks >= OBJECT_MASK).float(), factor, ceil_mode=True)
         self.masks = share >= 0.5  # [V, h, w]
-        tolerant = _grow(share > 0)
+        tolerant = dilate(share > 0, 1)
         height, width = self.masks.shape[1:]
 
         self.pixel = torch.empty(self.views, len(self.points), dtype=torch.long, device=masks.device)
@@ -59,7 +60,7 @@ class HullConsistency:
         """The hull's shadow in a shrunk image."""
         image = torch.zeros_like(self.masks[view])
         image.view(-1)[self.pixel[view, hull & self.seen[view]]] = True
-        return ~_grow(~_grow(image[None]))[0]  # closing fills the gaps between projected vertices
+        return ~dilate(~dilate(image, 1), 1)  # closing fills the gaps between projected vertices
 
     def coverage(self, hull: Bool[Tensor, " P"]) -> Float[Tensor, " V"]:
         """[V] share of each view's mask, as far as it can be reached, that the hull fills."""
@@ -112,8 +113,3 @@ class HullConsistency:
             means[view] = float(self.coverage(self.hull(others))[others].mean())
         best = max(means, key=means.get)
         return best, means[best]
-
-
-def _grow(images: Tensor) -> Tensor:
-    """Boolean images [V, H, W] grown by one pixel in all directions; nothing comes in from outside."""
-    return torch.nn.functional.max_pool2d(images.float(), 3, stride=1, padding=1) > 0.5

@@ -26,19 +26,19 @@ def halved(masks: Tensor, level: int) -> Bool[Tensor, "V h w"]:
     return torch.stack([F.avg_pool2d(is_object(mask).float()[None], 2**level)[0] >= 0.5 for mask in masks])
 
 
-def dilate(mask: Bool[Tensor, "H W"], radius: int) -> Bool[Tensor, "H W"]:
-    """True within a square of half side `radius` pixels around any True pixel.
+def dilate(masks: Bool[Tensor, "*V H W"], radius: int) -> Bool[Tensor, "*V H W"]:
+    """True within a square of half side `radius` pixels around any True pixel of the same image; nothing comes in from outside.
 
     The square is separable, and a window of any length is a few shifted ORs of windows of doubled length.
     """
-    for dim in (0, 1):
+    for dim in (-2, -1):
         for direction in (1, -1):
             reach = 0
             while reach < radius:
-                shift = min(reach + 1, radius - reach, mask.shape[dim])
-                mask = mask | _shifted(mask, dim, direction * shift)
+                shift = min(reach + 1, radius - reach, masks.shape[dim])
+                masks = masks | _shifted(masks, dim, direction * shift)
                 reach += shift
-    return mask
+    return masks
 
 
 def _shifted(mask: Tensor, dim: int, shift: int) -> Tensor:

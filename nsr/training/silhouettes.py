@@ -71,7 +71,7 @@ def estimate_silhouettes(scene: Scene, config: PhotometricConfig) -> UInt8[Tenso
 
 def _undisputed(inside: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
     """Rays of either kind [V, h, w] without one of the other kind beside them: depths are least sure at the object's edges."""
-    return inside & ~_grown(behind, 1), behind & ~_grown(inside, 1)
+    return inside & ~dilate(behind, 1), behind & ~dilate(inside, 1)
 
 
 def _agreed(
@@ -82,7 +82,7 @@ def _agreed(
     inside, behind: [V, h, w] pixels whose depth tells; a ray stands for stride^2 pixels.
     """
     reach = views.reach()
-    border = views.border() & ~_grown(inside, 2 * stride)
+    border = views.border() & ~dilate(inside, 2 * stride)
     of_object, of_background = stride**2 * inside.float(), stride**2 * behind.float() + (border | ~reach).float()
     probability, hull = torch.full_like(of_object, 0.5), torch.zeros_like(of_object)
     for _ in range(ROUNDS):
@@ -94,7 +94,7 @@ def _agreed(
         prior, confidence = prior * reach, torch.where(reach, confidence + depth_known, SETTLED)
         probability = views.walk(prior, confidence, probability, iterations=25)
         shadow = views.shadows(probability)
-        outside = ~_grown(shadow, 2)
+        outside = ~dilate(shadow, 2)
         hull = IN_HULL * shadow + OFF_HULL * outside
         trust = torch.where(outside, -1.0, 2.0 * probability - 1.0)
         of_object, of_background = trust.clamp_min(0.0), -trust.clamp_max(0.0)
@@ -155,7 +155,7 @@ class _Views:
         shadows = torch.zeros(len(probability), height * width + 1, dtype=torch.bool, device=points.device)
         for view, pixel in enumerate(position):
             shadows[view, pixel[hull]] = True
-        return ~_grown(~_grown(shadows[:, :-1].view(probability.shape), 2), 1)  # a voxel is two or three pixels wide
+        return ~dilate(~dilate(shadows[:, :-1].view(probability.shape), 2), 1)  # a voxel is two or three pixels wide
 
 
 def _refined(
@@ -170,7 +170,7 @@ def _refined(
     known = 2.0 * probability - 1.0
     colors = views.color_log_odds(known.clamp_min(0.0), -known.clamp_max(0.0))
     settled = probability > 0.5
-    band = _grown(settled, BAND) & _grown(~settled, BAND)
+    band = dilate(settled, BAND) & dilate(~settled, BAND)
     prior, confidence = _beliefs(colors * _agreement(colors, known) + hull)
     prior, confidence = torch.where(band, prior, settled.float()), torch.where(band, confidence, SETTLED)
     probability = views.walk(prior, confidence, probability, iterations=15)
@@ -213,11 +213,6 @@ def _meets_ball(cameras: Cameras, view: int) -> Bool[Tensor, "h w"]:
     pixels = image_pixels(cameras.width, cameras.height, cameras.centers.device)
     rays = pixel_rays(cameras, torch.full((len(pixels),), view, device=pixels.device), pixels)
     return ray_sphere(rays, 1.0)[2].view(cameras.height, cameras.width)
-
-
-def _grown(images: Bool[Tensor, "V h w"], steps: int) -> Bool[Tensor, "V h w"]:
-    """With all pixels at most `steps` rows and columns away."""
-    return torch.stack([dilate(image, steps) for image in images])
 
 
 def _enlarged(images: Float[Tensor, "V h w"], levels: int, size: Sequence[int]) -> Float[Tensor, "V H W"]:
