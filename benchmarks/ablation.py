@@ -5,7 +5,8 @@
 Runs are bounded by epochs, so that the machine's load does not matter; --budget SECONDS bounds them by time instead, where what
 a part costs counts too (nothing else should run meanwhile). Each cell is the median over the seeds of the Chamfer distance in
 percent (nsr/evaluation/chamfer.py states the protocol), or, of scenes without ground truth, of the PSNR in dB on views held out
-(--holdout). Runs that exist in --out are not repeated; --only names the parts to run.
+(--holdout). Runs that exist in --out are not repeated; --only names the parts to run. Where runs fail the
+cell says how many, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from reconstruction import cpu_name, reconstruct
+from reconstruction import FailedRun, cpu_name, reconstruct
 
 FROM_COARSE = ["photometric.levels=0", "photometric.matched=0.5"]  # what a start that is far away needs
 
@@ -75,28 +76,51 @@ def main() -> int:
     print(f"{cpu_name()}, {length}, seeds {args.seeds}, options: {args.options or 'none'}\n")
     print("| part | " + " | ".join(Path(scene).name for scene in args.scenes) + " |")
     print("|---|" + "---|" * len(args.scenes))
+    failed = 0
     for part in args.only:
-        cells = [cell(scene, part, args) for scene in args.scenes]
+        cells = []
+        for scene in args.scenes:
+            runs, errors = run_part(scene, part, args)
+            for error in errors:
+                print(error, file=sys.stderr)
+            failed += len(errors)
+            cells.append(cell(runs, len(errors)))
         print(f"| {part} | " + " | ".join(cells) + " |", flush=True)
-    return 0
+    return 1 if failed else 0
 
 
-def cell(scene: str, part: str, args: argparse.Namespace) -> str:
-    """Median over the seeds, and its range when there are several."""
+def run_part(scene: str, part: str, args: argparse.Namespace) -> tuple[list[dict], list[FailedRun]]:
+    """The metrics of the seeds' runs without a part of the recipe, and the errors of those that failed."""
     overrides = list(PARTS[part])
     if args.budget is None:
         overrides += ["train.budget=0", f"train.nepoch={args.epochs}"]
     folder = args.out / part.replace(":", "").replace(",", "").replace(" ", "_")
     held = ["--holdout", str(args.holdout)] if args.holdout else []
     options = [*args.options.split(), *held, *overrides]
-    runs = [reconstruct(scene, args.budget, seed, folder, options) for seed in args.seeds]
-    if "chamfer_percent" in runs[0]:
+    runs, errors = [], []
+    for seed in args.seeds:
+        try:
+            runs.append(reconstruct(scene, args.budget, seed, folder, options))
+        except FailedRun as error:
+            errors.append(error)
+    return runs, errors
+
+
+def cell(runs: list[dict], failed: int) -> str:
+    """Median over the seeds, its range when there are several, and how many of them have none."""
+    if runs and "chamfer_percent" in runs[0]:
         name, unit = "chamfer_percent", "%"
     else:
-        name, unit = "psnr", "dB" if runs[0]["psnr_views"] == "held out" else "dB, training views"
-    values = [run[name] for run in runs]
-    spread = f" ({min(values):.3g}-{max(values):.3g})" if len(values) > 1 else ""
-    return f"{statistics.median(values):.4g} {unit}{spread}"
+        name, unit = "psnr", "dB" if runs and runs[0]["psnr_views"] == "held out" else "dB, training views"
+    values = [run[name] for run in runs if run[name] is not None]  # None: of a surface that no two views see
+    shown = [f"{statistics.median(values):.4g} {unit}"] if values else []
+    if len(values) > 1:
+        shown.append(f"({min(values):.3g}-{max(values):.3g})")
+    if unseen := len(runs) - len(values):
+        shown.append(f"{unseen} without visible surface")
+    if failed:
+        shown.append(f"{failed} failed")
+    return " ".join(shown)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ meanwhile.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import platform
@@ -21,7 +22,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NEW_FILES = ("ls-files", "--others", "--exclude-standard")
+CODE = ("nsr", "csrc", "confs", "setup.py")  # what a run's figures depend on, and not where they are written
 COLUMNS = {
     "chamfer_percent": "Chamfer %",
     "f_score_1percent": "F at 1 %",
@@ -52,13 +53,19 @@ def main() -> int:
     return 0
 
 
+class FailedRun(SystemExit):
+    """A run ended with an error; whoever does not catch it ends with its message."""
+
+
 def reconstruct(scene: str, budget: float | None, seed: int, out: Path, options: list[str]) -> dict:
-    """The metrics of one run; ends the program where it fails. budget: None where the options say when it ends."""
+    """The metrics of one run. Raises FailedRun. budget: None where the options say when it ends."""
     length = f"_{budget:g}s" if budget is not None else ""
     folder = out / f"{Path(scene).name}{length}_seed{seed}"
     end = ["--budget", str(budget)] if budget is not None else []
     arguments = ["reconstruct", scene, *end, "--seed", str(seed), *options]
     identity = {"arguments": arguments, "commit": commit()}
+    if identity["commit"] != first_commit():
+        sys.exit(f"the code has changed since this began, from {first_commit()} to {identity['commit']}; run it in a clone")
     metrics, record = folder / "metrics.json", folder / "benchmark.json"
     # Written before the run: one that was interrupted is continued, by the code that began it only.
     if not folder.is_dir():
@@ -73,19 +80,27 @@ def reconstruct(scene: str, budget: float | None, seed: int, out: Path, options:
         if ended.returncode:
             if list(folder.iterdir()) == [record]:  # it has not begun
                 shutil.rmtree(folder)
-            sys.exit(f"nsr {' '.join(arguments)}: exit {ended.returncode}: {ended.stderr.strip()[-500:]}")
+            raise FailedRun(f"nsr {' '.join(arguments)}: exit {ended.returncode}: {ended.stderr.strip()[-500:]}")
     return json.loads(metrics.read_text())
 
 
 def commit() -> str:
-    """The commit of the code that runs, with a digest of what differs from it; nothing outside of a checkout."""
+    """The commit of the code that runs, with a digest of what differs from it in CODE; nothing outside of a checkout."""
     try:
-        head, changes, new = (_git(*command) for command in (("rev-parse", "--short=12", "HEAD"), ("diff", "HEAD"), NEW_FILES))
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changes = _git("diff", "HEAD", "--", *CODE)
+        new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE)
     except (FileNotFoundError, subprocess.CalledProcessError):
         return ""
     contents = [changes.encode(), *((ROOT / name).read_bytes() for name in new.splitlines())]
     different = hashlib.sha256(b"".join(contents)).hexdigest()[:8] if any(contents) else ""
     return f"{head.strip()}-{different}" if different else head.strip()
+
+
+@functools.cache
+def first_commit() -> str:
+    """The commit when a program first asked."""
+    return commit()
 
 
 def _git(*command: str) -> str:

@@ -28,6 +28,7 @@ import torch  # noqa: E402
 from floors import Cost, Machine  # noqa: E402
 from kernel_cases import Inputs, Size, adam_cost, all_cases, table_gradient  # noqa: E402
 from reconstruction import cpu_name  # noqa: E402
+from torch.autograd.profiler_util import FunctionEvent  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from nsr.geometry.cameras import pixel_rays  # noqa: E402
@@ -156,9 +157,14 @@ def timed(trainer: Trainer, steps: int) -> StepTimes:
             trainer.step()
     ops = {entry.key: entry for entry in profiled.key_averages()}
     named = {op: ops[op] for op, _ in PARTS.values() if op in ops}
-    small = sum(entry.count for key, entry in ops.items() if key.startswith("aten::") and key not in named)
+    small = sum(_is_torchs(event) and not _is_torchs(event.cpu_parent) for event in profiled.events())
     parts = {part: named[op].cpu_time_total / 1e3 / steps for part, (op, _) in PARTS.items() if op in named}
     return StepTimes(1e3 * seconds / steps, parts, small / steps)
+
+
+def _is_torchs(event: FunctionEvent | None) -> bool:
+    """Whether an event is an operation of torch, not one of ours."""
+    return event is not None and event.name.startswith("aten::")
 
 
 def costs(inputs: StepInputs) -> dict[str, Cost]:

@@ -49,3 +49,21 @@ def test_the_table_holds_medians_and_asks_for_runs_without_a_clock(ablation, mon
     assert ablation.main() == 0
     assert "| no warm-up | 0.3 % (0.2-0.5) | 21 dB (20-22) |" in capsys.readouterr().out
     assert asked[-1][4] == ["--holdout", "8", "train.warmup_steps=0", "train.budget=0", "train.nepoch=7"]
+
+
+def test_a_part_that_fails_leaves_the_rest_of_the_table(ablation, monkeypatch, capsys, tmp_path):
+    def reconstruct(scene, budget, seed, out, options):
+        if "loss.mask_weight=0" in options and seed == 1:
+            raise ablation.FailedRun("nsr reconstruct: exit 70: losses are not finite")
+        return {"chamfer_percent": None if "loss.eikonal_weight=0" in options else 0.5 + seed}
+
+    monkeypatch.setattr(ablation, "reconstruct", reconstruct)
+    parts = ["no mask term", "no eikonal term", "no warm-up"]
+    arguments = ["bust", "--seeds", "0", "1", "--only", *parts, "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments])
+    assert ablation.main() == 1
+    printed = capsys.readouterr()
+    assert "| no mask term | 0.5 % 1 failed |" in printed.out
+    assert "| no eikonal term | 2 without visible surface |" in printed.out
+    assert "| no warm-up | 1 % (0.5-1.5) |" in printed.out
+    assert printed.err == "nsr reconstruct: exit 70: losses are not finite\n"

@@ -38,6 +38,16 @@ def test_the_least_budget_that_is_as_good_is_named(convergence, monkeypatch, cap
     ]  # fmt: skip
 
 
+def test_a_baseline_of_which_nothing_is_seen_ends_no_table(convergence, monkeypatch, capsys, tmp_path):
+    def reconstruct(scene, budget, seed, out, options):
+        return {"chamfer_percent": None, "steps": 46, "train_seconds": budget}
+
+    monkeypatch.setattr(convergence, "reconstruct", reconstruct)
+    monkeypatch.setattr(sys, "argv", ["convergence.py", "bust", "--budgets", "15", "--out", str(tmp_path)])
+    assert convergence.main() == 0
+    assert "| bust | inf %, 46 steps | not reached | - |" in capsys.readouterr().out
+
+
 def test_a_scene_without_ground_truth_is_refused_before_the_long_run(convergence, monkeypatch, tmp_path):
     asked = []
 

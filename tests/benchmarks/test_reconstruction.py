@@ -16,7 +16,9 @@ def reconstruction(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     module = importlib.import_module("reconstruction")
     monkeypatch.setattr(module, "commit", lambda: "abc")
-    return module
+    module.first_commit.cache_clear()
+    yield module
+    module.first_commit.cache_clear()
 
 
 @pytest.fixture
@@ -52,6 +54,9 @@ def test_runs_of_other_commands_or_commits_are_refused(reconstruction, asked, tm
     with pytest.raises(SystemExit, match="another --out"):
         reconstruction.reconstruct("other/cup", None, 0, tmp_path, ["train.nepoch=12"])
     monkeypatch.setattr(reconstruction, "commit", lambda: "def")
+    with pytest.raises(SystemExit, match="has changed since this began, from abc to def"):
+        reconstruction.reconstruct("cup", None, 1, tmp_path, ["train.nepoch=12"])
+    reconstruction.first_commit.cache_clear()
     with pytest.raises(SystemExit, match="another --out"):
         reconstruction.reconstruct("cup", None, 0, tmp_path, ["train.nepoch=12"])
     assert len(asked) == 1
@@ -72,13 +77,16 @@ def test_the_commit_tells_changes_apart(monkeypatch, tmp_path):
     def git(*command: str) -> None:
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], cwd=tmp_path, check=True)
 
-    (tmp_path / "code.py").write_text("a = 1\n")
+    (tmp_path / "nsr").mkdir()
+    (tmp_path / "nsr" / "code.py").write_text("a = 1\n")
     git("init", "--quiet")
     git("add", ".")
     git("commit", "--quiet", "--message", "first")
     seen = [module.commit()]
     assert len(seen[0]) == 12
-    for name in ("code.py", "code.py", "new.py", "new.py"):
+    (tmp_path / "result.json").write_text("{}")
+    assert module.commit() == seen[0]
+    for name in ("nsr/code.py", "nsr/code.py", "nsr/new.py", "setup.py"):
         with open(tmp_path / name, "a") as file:
             file.write("b = 2\n")
         seen.append(module.commit())
