@@ -42,8 +42,8 @@ class TrainingOutput(NamedTuple):
     """What the losses of a step of N rays need; S of the rays hit the surface inside the mask, and not in free space.
 
     surface: [N] bool, those S rays; free: [N] bool, the rays that hit it where nothing is; points: [S, 3], the differentiable
-    intersections; normal: [S, 3], the SDF's gradient there (not normalised); rgb: [S, 3]; sdf: [N] at the hit, or at the
-    ray's smallest SDF where it misses;
+    intersections, as if the cameras were fixed; normal: [S, 3], the SDF's gradient there (not normalised); rgb: [S, 3];
+    sdf: [N] at the hit, or at the ray's smallest SDF where it misses;
     free_sdf: [F], at those of the volume's points where nothing is;
     gradient: [P, 3] of the SDF at all points of the step (rays, volume, neighbours), for the eikonal term;
     centre_gradient, neighbour_gradient: [M, 3] at M of the ray points and at a point beside each.
@@ -185,6 +185,11 @@ class IDRModel(nn.Module):
             if self.config.reevaluate or with_cameras
             else field_._replace(gradient=normal, feature=field_.feature.index_select(0, index))
         )
+        if with_cameras:  # the terms of the shape would see half of a derivative: they take the other cameras as fixed
+            fixed = points.detach().index_select(0, index), directions.detach(), field_.sdf[:n].index_select(0, index)
+            of_shape = differentiable_intersection(*fixed, normal, self.config.min_cosine), normal
+        else:
+            of_shape = crossing, shaded.gradient
         rgb = self.rendering_network(crossing, shaded.gradient, directions, shaded.feature)
         of_volume = field_.sdf[n : n + volume_points.shape[0]]
         empty = of_volume[:0] if free_space is None else of_volume[free_space.contain(volume_points)]
@@ -192,8 +197,8 @@ class IDRModel(nn.Module):
         return TrainingOutput(
             surface=surface,
             free=hits.hit & in_free_space,
-            points=crossing,
-            normal=shaded.gradient,
+            points=of_shape[0],
+            normal=of_shape[1],
             rgb=rgb,
             sdf=sdf,
             free_sdf=empty,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +20,9 @@ def differentiable_intersection(
 
     points: c + t0 v, carrying the cameras' gradient where cameras are trained.
     directions: v, unit; sdf: f at `points`, with gradient; gradient: d f / d x there, used as the constant of the formula.
-    min_cosine: grazing rays, whose intersection moves without bound, are treated as if they met the surface at this cosine.
+    min_cosine: grazing rays, whose intersection moves without bound, are treated as if they met the surface at this cosine, and
+    from outside. A ray that leaves the object, as one that starts inside does, has a slope that is clearly positive.
     """
-    slope = (gradient.detach() * directions.detach()).sum(dim=-1).clamp(max=-min_cosine)
+    slope = (gradient.detach() * directions.detach()).sum(dim=-1)
+    slope = torch.where(slope > min_cosine, slope, slope.clamp(max=-min_cosine))
     return points - directions * ((sdf - sdf.detach()) / slope)[:, None]

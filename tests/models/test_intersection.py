@@ -1,20 +1,22 @@
 """IDR's eq. 3 against the closed form: a sphere whose radius and centre, and a camera that, move."""
 
+import pytest
 import torch
 
 from nsr.models.intersection import differentiable_intersection
 
 
-def sphere_hit(origin, direction, centre, radius):
-    """Distance of the first intersection with a sphere, differentiable in everything."""
+def sphere_hit(origin, direction, centre, radius, side):
+    """Distance of the first (side -1) or second (1) intersection with a sphere, differentiable in everything."""
     offset = origin - centre
     a, b = (direction**2).sum(-1), (offset * direction).sum(-1)
-    return (-b - (b**2 - a * ((offset**2).sum(-1) - radius**2)).sqrt()) / a
+    return (-b + side * (b**2 - a * ((offset**2).sum(-1) - radius**2)).sqrt()) / a
 
 
-def test_value_and_first_derivatives_equal_the_exact_intersection():
+@pytest.mark.parametrize(("start", "side"), [(-3.0, -1), (-0.2, 1)], ids=["from outside", "from inside"])
+def test_value_and_first_derivatives_equal_the_exact_intersection(start, side):
     torch.manual_seed(0)
-    origin = torch.tensor([[0.2, -0.1, -3.0]], dtype=torch.float64).expand(6, 3).clone()
+    origin = torch.tensor([[0.2, -0.1, start]], dtype=torch.float64).expand(6, 3).clone()
     target = 0.5 * (torch.rand(6, 3, dtype=torch.float64) - 0.5)
     direction = torch.nn.functional.normalize(target - origin, dim=-1)
     centre = torch.tensor([0.1, 0.05, -0.02], dtype=torch.float64, requires_grad=True)
@@ -23,8 +25,8 @@ def test_value_and_first_derivatives_equal_the_exact_intersection():
     direction.requires_grad_()
     parameters = [centre, radius, origin, direction]
 
-    exact = origin + sphere_hit(origin, direction, centre, radius)[:, None] * direction
-    distance = sphere_hit(origin, direction, centre, radius).detach()
+    exact = origin + sphere_hit(origin, direction, centre, radius, side)[:, None] * direction
+    distance = sphere_hit(origin, direction, centre, radius, side).detach()
     points = origin + distance[:, None] * direction
     sdf = (points - centre).norm(dim=-1) - radius
     gradient = (points - centre) / (points - centre).norm(dim=-1, keepdim=True)
