@@ -5,27 +5,20 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from nsr.types import Cameras
 
 
-def source_views(
-    cameras: Cameras,
-    count: int,
-    min_angle: float,
-    max_angle: float = 60.0,
-    centre: Float[Tensor, 3] | None = None,
-) -> Int[Tensor, "V count"]:
+def source_views(cameras: Cameras, count: int, min_angle: float, max_angle: float = 60.0) -> Int[Tensor, "V count"]:
     """For each of V views, up to `count` others, nearest first; -1 where there are no more.
 
-    Near means a small angle, at `centre` (default: the origin, where the object is), between the lines to the two camera
-    centres. A view is taken when it is at least min_angle from the view itself and from those taken before it, so that the
-    sources lie all round the view, and at most max_angle from it, beyond which patches look too different (degrees).
+    Near means a small angle, at the origin, where the object is, between the lines to the two camera centres. A view is taken
+    when it is at least min_angle from the view itself and from those taken before it, so that the sources lie all round the
+    view, and at most max_angle from it, beyond which patches look too different (degrees).
     """
-    lines = cameras.centers if centre is None else cameras.centers - centre
-    lines = torch.nn.functional.normalize(lines.detach().double().cpu(), dim=-1)
+    lines = torch.nn.functional.normalize(cameras.centers.detach().double().cpu(), dim=-1)
     angles = torch.rad2deg(torch.acos((lines @ lines.T).clamp(-1.0, 1.0)))
     # Regular rings of cameras hit whole numbers of degrees exactly, but for rounding.
     least, most = min_angle * (1.0 - 1e-6), max_angle * (1.0 + 1e-6)

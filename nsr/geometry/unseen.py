@@ -23,6 +23,7 @@ VIEWS, SEEN = "views", "seen"  # vertex attributes of marked meshes: uint8 numbe
 
 UNSEEN_GREY = 128  # sRGB of marked surface: the colours there are as made up as the shape
 _REACH = 3  # mean edge lengths over which flags are smoothed: about two cells of marching cubes
+_ITERATIONS = 500  # of the solver; twenty or thirty are what a mesh of marching cubes takes
 _SMALLEST_SINE = 1e-2  # of an angle whose cotangent is believed
 # Share of its piece's area under which a patch goes with its surroundings. Shards of seen surface amid unseen are of no use;
 # surface that stays without having been seen should be no more than a crease.
@@ -139,7 +140,7 @@ def _diffused(mesh: trimesh.Trimesh, weights: csr_matrix, value: np.ndarray) -> 
     With equal weights, or explicit steps, values would follow the slivers of marching cubes, and their level lines zigzag.
     """
     from scipy.sparse import diags
-    from scipy.sparse.linalg import cg
+    from scipy.sparse.linalg import cg, spsolve
 
     mass = vertex_areas(mesh)
     time = (_REACH * mesh.edges_unique_length.mean()) ** 2
@@ -148,7 +149,10 @@ def _diffused(mesh: trimesh.Trimesh, weights: csr_matrix, value: np.ndarray) -> 
     lonely = diagonal <= 0
     matrix = diags(np.where(lonely, 1.0, diagonal)) - time * weights
     right = np.where(lonely, value, mass * value)
-    diffused, _ = cg(matrix, right, x0=value, rtol=1e-4, maxiter=500, M=diags(1 / matrix.diagonal()))
+    preconditioner = diags(1 / matrix.diagonal())
+    diffused, unfinished = cg(matrix, right, x0=value, rtol=1e-4, maxiter=_ITERATIONS, M=preconditioner)
+    if unfinished:  # triangles of very different sizes; directly it takes longer, and more memory
+        diffused = spsolve(matrix.tocsc(), right)
     return diffused.clip(0, 1)
 
 

@@ -60,13 +60,11 @@ def carve(
     return visual_hull(masks, _projections(cameras).to(axis), cameras.focals.to(axis), axis, reach, min_views, max_misses)
 
 
-def hull_signed_distance(
-    occupancy: Bool[Tensor, "R R R"], extent: float = 1.0, *, smoothing: float = 1.0
-) -> Float[Tensor, "R R R"]:
+def hull_signed_distance(occupancy: Bool[Tensor, "R R R"], extent: float = 1.0) -> Float[Tensor, "R R R"]:
     """Signed distance in scene units at the grid vertices of `carve`, negative inside.
 
     The surface lies half a voxel outside the occupied vertices; the staircase of the voxels is blurred by a Gaussian of
-    `smoothing` voxels (0 leaves it).
+    one voxel.
 
     Raises:
         DataError: the hull is empty or fills the whole grid.
@@ -80,9 +78,7 @@ def hull_signed_distance(
             f"visual hull: it is {state}, so the masks and the cameras do not belong together, or the object does not "
             "lie in the unit sphere; run `nsr data check` on the scene"
         )
-    voxels = signed_cell_distance(inside)
-    if smoothing > 0:
-        voxels = ndimage.gaussian_filter(voxels, smoothing, mode="nearest")
+    voxels = ndimage.gaussian_filter(signed_cell_distance(inside), 1.0, mode="nearest")
     spacing = 2 * extent / (len(inside) - 1)
     return torch.from_numpy(voxels * np.float32(spacing)).to(occupancy.device)
 

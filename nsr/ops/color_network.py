@@ -56,7 +56,7 @@ def color_network(
     other points nor on the number of threads.
 
     Args:
-        points: [N, 3] in the scene frame, float32 or float64; the grid covers [-1, 1]^3.
+        points: [N, 3] in the scene frame, float32 or float64; the grid covers [-extent, extent]^3.
         normals: [N, 3], as the network is to see them (not normalised here), or None for a network without.
         view_dirs: [N, 3] unit, from the camera (the network is told their opposite), or None for a network without.
         features: [N, feature], any length.

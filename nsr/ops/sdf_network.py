@@ -51,7 +51,7 @@ def sdf_network(
     What a point gets depends neither on the other points nor on the number of threads.
 
     Args:
-        x: [N, 3] points in the scene frame, float32 or float64; the grid covers [-1, 1]^3. NaN gives NaN.
+        x: [N, 3] points in the scene frame, float32 or float64; the grid covers [-extent, extent]^3. NaN gives NaN.
         table, spec, active_levels, layers, activation: see SdfNetwork; dtype and device of x.
 
     Raises:

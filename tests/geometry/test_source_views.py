@@ -24,13 +24,6 @@ def test_the_nearest_views_far_enough_apart_are_taken_in_order():
     assert source_views(cameras, count=6, min_angle=9.0, max_angle=30.0)[0].tolist() == [5, 2, 4, -1, -1, -1]
 
 
-def test_angles_are_measured_at_the_centre():
-    cameras = ring([0, 6])
-    assert source_views(cameras, count=1, min_angle=8.0)[:, 0].tolist() == [-1, -1]
-    close = torch.tensor([0.0, 0.0, 1.5])  # between the origin and the cameras: they stand further apart from here
-    assert source_views(cameras, count=1, min_angle=8.0, centre=close)[:, 0].tolist() == [1, 0]
-
-
 def test_a_single_view_has_no_sources():
     assert source_views(ring([0]), count=2, min_angle=5.0).tolist() == [[-1, -1]]
 
