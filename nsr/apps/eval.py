@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nsr.apps.options import add_resolution, check_resolution, check_suffix
+from nsr.apps.options import add_resolution, check_resolution, check_suffix, whole_number
 from nsr.utils.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ the scene's ("aligned" in metrics.json says so).
 Figures in an existing metrics.json that are not measured again are kept when they are of the same checkpoint."""
 
 # What each measurement may have written; a new one leaves nothing of an earlier one.
-RENDERING = re.compile(r"psnr|psnr_affine|ssim|lpips|iou|psnr_views|per_view")
+RENDERING = re.compile(r"psnr|samples_per_pixel|psnr_affine|ssim|lpips|iou|psnr_views|per_view")
 CAMERAS = re.compile(r"(rotation|translation)_error_.*|alignment_scale")
 MESH = re.compile(
     r"((chamfer|accuracy|completeness|median)_percent|chamfer_world|f_score_1percent|normal_consistency)(_all)?"
@@ -47,6 +47,13 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("folder", metavar="RUN", type=Path, help="run folder, or a checkpoint file in one")
     parser.add_argument("--eval_rendering", action="store_true", help="compare renderings with photographs")
     parser.add_argument("--views", metavar="N|LIST", help="views to render: how many, or which, such as 0,3,5-9")
+    parser.add_argument(
+        "--samples",
+        type=whole_number(1, "rays"),
+        default=2,
+        metavar="N",
+        help="rays per side of a rendered pixel: its colour is the mean over those that hit (default 2, four in all)",
+    )
     parser.add_argument("--eval_cameras", action="store_true", help="compare the trained cameras with the scene's")
     parser.add_argument("--reference", metavar="SCENE", help="scene with the true cameras (default: cameras.npz of the data)")
     parser.add_argument("--gt", type=Path, metavar="MESH", help="true mesh, in world units")
@@ -76,7 +83,7 @@ def run_eval(args: argparse.Namespace) -> None:
     measured: dict = {}
     replaced: list[re.Pattern] = []
     if args.eval_rendering or args.views or everything:
-        measured |= rendering_metrics(run, scene, args.views)
+        measured |= rendering_metrics(run, scene, args.views, args.samples)
         replaced.append(RENDERING)
     if args.eval_cameras or args.reference:
         measured |= camera_metrics(run, scene, args.reference)
@@ -101,16 +108,17 @@ def run_eval(args: argparse.Namespace) -> None:
     print(out)
 
 
-def rendering_metrics(run: Run, scene: Scene, views: str | None) -> dict:
-    """PSNR, SSIM and IoU over the views asked for, else the held-out ones, else the training ones."""
+def rendering_metrics(run: Run, scene: Scene, views: str | None, samples: int) -> dict:
+    """PSNR, SSIM and IoU over the views asked for, else the held-out ones, else the training ones; samples: see render_view."""
     from nsr.datasets.detect import parse_views
     from nsr.training.results import evaluate_rendering, refined_scene
 
     chosen = parse_views(views, len(scene)) if views else run.holdout_views or run.train_views
     unseen = not set(chosen) & set(run.train_views)
     views_shown = refined_scene(run, scene).select(chosen)
-    scores = evaluate_rendering(run.model, views_shown, per_view=True, affine=run.exposure is not None)
-    return {**scores, "psnr_views": "held out" if unseen else "training" if not views else f"views {views}"}
+    scores = evaluate_rendering(run.model, views_shown, per_view=True, affine=run.exposure is not None, samples=samples)
+    measured_on = "held out" if unseen else "training" if not views else f"views {views}"
+    return {**scores, "samples_per_pixel": samples**2, "psnr_views": measured_on}
 
 
 def camera_metrics(run: Run, scene: Scene, reference: str | None) -> dict:
@@ -133,9 +141,11 @@ def mesh_metrics(run: Run, scene: Scene, mesh_file: Path, resolution: int) -> di
     from nsr.geometry.meshes import load_mesh
     from nsr.training.results import run_mesh
     from nsr.training.run import reference_cameras
+    from nsr.training.trainer import trusted
 
     true = load_mesh(mesh_file)
-    views = {"cameras": run.cameras, "masks": scene.masks[run.train_views]}
+    masks = trusted(scene.select(run.train_views), run.config)[0].masks
+    views = {"cameras": run.cameras, "masks": masks}
     mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution, color=False, **views)
     return evaluate_mesh(mesh, true, reference_cameras(scene)[run.train_views], seed=0)
 

@@ -66,7 +66,7 @@ def run_mesh_app(args: argparse.Namespace) -> None:
     from nsr.training.run import load_run
 
     run = load_run(args.folder, check_device(args.device))
-    check_min_views(args.min_views, len(run.cameras))
+    check_min_views(args.min_views, len(run.cameras), args.unseen)
     masks = None if args.all_components and args.unseen == "keep" else training_masks(run)
     mesh = run_mesh(
         run.model,
@@ -89,9 +89,12 @@ def run_mesh_app(args: argparse.Namespace) -> None:
 
 
 def training_masks(run: Run) -> Tensor | None:
-    """The masks of the training views; None, and a line that says so, when they are not where they were."""
+    """The masks of the training views, as training believed them; None, and a line that says so, when they are not where they
+    were."""
+    from nsr.training.trainer import trusted
+
     try:
-        return run.load_scene().masks[run.train_views]
+        return trusted(run.load_scene().select(run.train_views), run.config)[0].masks
     except DataError as error:
         print(f"without masks, by the cameras alone: {error}")
         return None

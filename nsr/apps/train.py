@@ -62,7 +62,7 @@ def run_train(args: argparse.Namespace) -> int:
     experiment = experiment_name(args.expname, args.conf, args.data_dir, args.scan_id)
     check_folder(args.exps_folder / experiment, "--exps_folder")
 
-    from nsr.training.launch import RunRequest, continue_trainer, new_trainer, open_scene, refuse_errors, train
+    from nsr.training.launch import RunRequest, continue_trainer, new_trainer, open_scene, refuse_errors, run_folder, train
     from nsr.training.run import find_run_folder, new_run_folder
 
     request = RunRequest(
@@ -89,14 +89,15 @@ def run_train(args: argparse.Namespace) -> int:
             refuse_errors(scene.select(sorted([*train_views, *holdout_views])), say=warn)
         trainer = new_trainer(request, scene, train_views, holdout_views)
         folder = new_run_folder(args.exps_folder, experiment)
-    train(
-        trainer,
-        folder,
-        tensorboard=args.tensorboard,
-        estimated=estimated,
-        how_to_continue="continue with --is_continue",
-        say=warn,
-    )
+    with run_folder(folder):
+        train(
+            trainer,
+            folder,
+            tensorboard=args.tensorboard,
+            estimated=estimated,
+            how_to_continue="continue with --is_continue",
+            say=warn,
+        )
     print(f"{folder}: {trainer.clock.step} steps in {trainer.clock.seconds:.1f} s; next: nsr mesh {folder}")
     return 0
 

@@ -17,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from nsr.datasets.detect import load_scene
+from nsr.datasets.idr import find_files
 from nsr.datasets.images import list_images, read_many, read_mask
 from nsr.geometry.normalisation import OBJECT_MASK_RADIUS
 from nsr.training.settings import PhotometricConfig
 from nsr.training.silhouettes import estimate_silhouettes
 from nsr.types import Scene, Sphere
-from nsr.utils.errors import DataError
+from nsr.utils.errors import DataError, UsageError
 
 CUT = 1.1  # radii of a sphere that cameras alone told, beyond which the object must not reach
 FOLDER = "estimated_masks"  # of a run; users may look at it, but the run is bound to it
@@ -42,9 +43,15 @@ def masked_scene(
 
     data, train_cameras, sphere: see load_scene. run: where an earlier run may have left its estimate, which is used again. All
     photographs of the folder take part, since their silhouettes together make the hull; without scale_mat or sphere they also
-    say, better than the cameras alone, where the object is. Raises what load_scene and estimate_silhouettes raise.
+    say, better than the cameras alone, where the object is. Raises what load_scene and estimate_silhouettes raise, and
+    UsageError where there are masks in the folder by now, which the earlier run did not have.
     """
     masks = read_masks(run) if run is not None else None
+    if masks is not None and find_files(Path(data)).masks is not None:
+        raise UsageError(
+            f"{run}: holds an unfinished run with estimated masks, and {data} has masks of its own by now; --overwrite begins "
+            "again with these, another --out keeps both"
+        )
     options = {"train_cameras": train_cameras, "sphere": sphere}
     scene = load_scene(data, masks=masks, **options)
     if scene.masked:

@@ -310,8 +310,8 @@ def train(
 ) -> None:
     """Run the trainer to its end in a folder of its own: configuration, metrics, previews, checkpoints.
 
-    The first checkpoint is written before the first step. Raises what Trainer.fit raises, and UsageError when another process
-    is writing the folder. Nothing is left behind by a run that cannot begin.
+    The folder is held by the caller (run_folder). The first checkpoint is written before the first step: nothing is left behind
+    by a run that cannot begin. Raises what Trainer.fit raises.
     old: what to remove of earlier results in the folder before anything is written; estimated: the whole scene, where its masks
     were estimated for this run and are to be kept in MASK_FOLDER; how_to_continue: the advice to a user whose
     run was interrupted; say: where a warning goes, and which cameras are refined.
@@ -320,7 +320,7 @@ def train(
         noisy = trainer.scene.reference is not None
         start = f"those of {START_CAMERA_FILE}; the scene's own are" if noisy else "the scene's own, which stay"
         say(f"cameras: refined from {start} the reference")
-    with _run_folder(folder), TerminationSignal() as signal:
+    with TerminationSignal() as signal:
         trainer.start()  # may find that the masks contradict the cameras: nothing is written yet
         for name in old:
             path = folder / name
@@ -361,9 +361,9 @@ def train(
 
 
 @contextmanager
-def _run_folder(folder: Path) -> Iterator[None]:
+def run_folder(folder: Path) -> Iterator[None]:
     """Hold a run folder for this process; where no file but the lock was made, an error leaves the folder as it was found, and
-    none that is empty."""
+    none that is empty. Raises UsageError when another process is writing it."""
     found = set(folder.iterdir()) if folder.is_dir() else set()
     with file_lock(folder):
         try:

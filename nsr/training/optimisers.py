@@ -90,9 +90,10 @@ class Optimisers:
             member.zero_grad(set_to_none=True)
 
     def gradient_norm(self) -> float:
-        """Length of the networks' gradient."""
-        groups = self.members["networks"].param_groups
-        grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        """Length of the gradient of all but the tables, which take long to look at."""
+        members = [member for name, member in self.members.items() if name != "tables"]
+        grads = [p.grad for member in members for group in member.param_groups for p in group["params"] if p.grad is not None]
+        grads = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
         return torch.stack(torch._foreach_norm(grads)).norm().item() if grads else 0.0
 
     def step(self) -> None:

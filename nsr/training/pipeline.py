@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import trimesh
@@ -18,7 +19,7 @@ from nsr.geometry.raycast import Raycaster
 from nsr.geometry.unseen import Unseen, treat_unseen
 from nsr.models.idr import IDRModel
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
-from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, resume_trainer, train
+from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, resume_trainer, run_folder, train
 from nsr.training.log import peak_memory_mb
 from nsr.training.results import (
     check_min_views,
@@ -30,8 +31,9 @@ from nsr.training.results import (
     training_views,
 )
 from nsr.training.run import checkpoint_path, load_run, reference_cameras
+from nsr.training.trainer import Trainer
 from nsr.types import Cameras, Scene
-from nsr.utils.errors import UsageError
+from nsr.utils.errors import RetriableError, UsageError
 
 RESULTS = {  # file: what it is; the report comes last, so a folder with one is finished
     "mesh.ply": "mesh",
@@ -45,6 +47,8 @@ OF_THE_RUN = ("checkpoints", "metrics.csv", "runconf.conf", "plots", MASK_FOLDER
 MEASURED_VIEWS = 8  # training views to measure on when none is held out
 PREVIEW_VIEWS = 4
 TURNTABLE_VIEWS = 6
+HOW_TO_CONTINUE = "run the same command again to continue"
+ESTIMATED_NOTE = "There were no masks: they were estimated, from held-out photographs as well, and figures are inside them."
 
 
 def reconstruct(
@@ -68,13 +72,42 @@ def reconstruct(
     whole mesh; of a trimmed one there are figures beside them, under "trimmed". Among them is wall_seconds: from the call to
     the written mesh, with what a budget does not count (reading and checking the scene, extracting the mesh).
     renderings: False leaves out what pictures of the model are needed for: figures of renderings, and preview.png.
-    Raises UsageError when `out` holds other results, DataError when the scene fails its check (unless check is False), and
-    what training raises.
+    Raises UsageError when `out` holds other results or another process writes them, DataError when the scene fails its check
+    (unless check is False), RetriableError when interrupted, and what training raises.
     """
-    began = time.perf_counter()
+    with run_folder(out):
+        began = time.perf_counter()
+        trained = _train(request, out, ground_truth, unseen, min_views, check, overwrite, say)
+        try:
+            return _results(trained, out, resolution, unseen, min_views, renderings, began, say)
+        except KeyboardInterrupt as error:
+            raise RetriableError(f"interrupted after training, which is saved in {out}: {HOW_TO_CONTINUE}") from error
+
+
+class _Trained(NamedTuple):
+    """A trained run in a folder. reference: the true surface, in world units; continued: another process began it."""
+
+    trainer: Trainer
+    scene: Scene
+    train_views: list[int]
+    held: list[int]
+    reference: trimesh.Trimesh | None
+    continued: bool
+
+
+def _train(
+    request: RunRequest,
+    out: Path,
+    ground_truth: Path | None,
+    unseen: Unseen,
+    min_views: int,
+    check: bool,
+    overwrite: bool,
+    say: Callable[[str], None],
+) -> _Trained:
     unfinished = not overwrite and _holds_unfinished_run(out)
     scene, train_views, held, silhouette_seconds = open_scene(request, say, out if unfinished else None)
-    check_min_views(min_views, len(train_views))
+    check_min_views(min_views, len(train_views), unseen)
     if check:
         refuse_errors(scene.select(sorted([*train_views, *held])), say)
     reference_file = ground_truth or scene.ground_truth
@@ -89,11 +122,24 @@ def reconstruct(
     say(f"{scene.name}: {len(train_views)} views of {scene.cameras.width}x{scene.cameras.height}, {len(held)} held out")
     old = (*RESULTS, *OF_THE_RUN) if overwrite else ()
     estimated = scene if silhouette_seconds else None
-    train(trainer, out, old=old, estimated=estimated, how_to_continue="run the same command again to continue", say=say)
+    train(trainer, out, old=old, estimated=estimated, how_to_continue=HOW_TO_CONTINUE, say=say)
+    return _Trained(trainer, scene, train_views, held, reference, unfinished)
 
+
+def _results(
+    trained: _Trained,
+    out: Path,
+    resolution: int,
+    unseen: Unseen,
+    min_views: int,
+    renderings: bool,
+    began: float,
+    say: Callable[[str], None],
+) -> dict:
+    trainer, scene, train_views, held, reference, continued = trained
     say("extracting the mesh")
     run = load_run(out, trainer.device)
-    masks = scene.masks[train_views]
+    masks = trainer.scene.masks.cpu()  # the trusted ones: what a wrong mask leaves out is not unseen
     mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution, cameras=run.cameras, masks=masks)
     shown, shown_figures = treat_unseen(mesh, training_views(run, masks), unseen, min_views)
     for suffix in ("ply", "glb"):
@@ -103,14 +149,16 @@ def reconstruct(
     say("measuring")
     refined = refined_scene(run, scene)
     views = refined.select(held or evenly(train_views, MEASURED_VIEWS))
+    estimated = "silhouette_seconds" in trainer.meta
     metrics = {
         "scene": scene.name,
         **run_figures(run),
-        **{key: trainer.meta[key] for key in ("silhouette_seconds",) if key in trainer.meta},
+        "masks": "estimated" if estimated else "given",
+        **({"silhouette_seconds": trainer.meta["silhouette_seconds"]} if estimated else {}),
         "peak_memory_mb": peak_memory_mb(trainer.device),
         "rays_per_step": trainer.rays,
         "bad_steps": trainer.guard.total,
-        **({} if unfinished else {"wall_seconds": until_mesh}),
+        **({} if continued else {"wall_seconds": until_mesh}),
         **shown_figures,
     }
     if renderings:
@@ -133,7 +181,7 @@ def reconstruct(
         title=f"{scene.name}: {len(train_views)} views, {trainer.clock.seconds:.0f} s of training",
         metrics=metrics,
         pictures=[out / name for name in ("preview.png", "turntable.png") if (out / name).is_file()],
-        note=unseen_note(unseen, min_views),
+        note=" ".join(filter(None, [ESTIMATED_NOTE if estimated else "", unseen_note(unseen, min_views)])),
     )
     return metrics
 

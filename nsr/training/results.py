@@ -16,6 +16,7 @@ from nsr.geometry.mesh_extraction import extract_mesh
 from nsr.geometry.meshes import largest_component, to_world
 from nsr.geometry.pieces import drop_floaters
 from nsr.geometry.poses import transform_cameras
+from nsr.geometry.unseen import Unseen
 from nsr.geometry.visibility import Viewpoints
 from nsr.models.idr import IDRModel
 from nsr.training.run import reference_cameras
@@ -109,8 +110,10 @@ def training_views(run: Run, masks: Tensor | None = None) -> Viewpoints:
     return Viewpoints(transform_cameras(cameras, run.world_from_scene), masks)
 
 
-def check_min_views(min_views: int, views: int) -> None:
-    """Raises UsageError where not even all views together are enough."""
+def check_min_views(min_views: int, views: int, unseen: Unseen) -> None:
+    """Raises UsageError where not even all views together are enough, and where nothing is asked of surface they see."""
+    if unseen == "keep" and min_views != 1:
+        raise UsageError(f"--min-views {min_views}: all surface is kept; expected --unseen mark or --unseen trim beside it")
     if not 1 <= min_views <= views:
         raise UsageError(f"--min-views {min_views}: expected 1 to {views}, the number of training views")
 
@@ -183,8 +186,10 @@ def render_view(
     )
 
 
-def evaluate_rendering(model: IDRModel, scene: Scene, *, per_view: bool = False, affine: bool = False) -> dict:
-    """Render every view of a scene, with four rays per pixel, and compare it with its photograph.
+def evaluate_rendering(
+    model: IDRModel, scene: Scene, *, per_view: bool = False, affine: bool = False, samples: int = 2
+) -> dict:
+    """Render every view of a scene, with samples x samples rays per pixel, and compare it with its photograph.
 
     A pixel at the rim has the colour of the object's part of it alone (ViewRendering), as nobody renders the background.
     Returns the means over views of psnr, ssim (and lpips when installed), masked as nsr.evaluation.images states, and
@@ -196,7 +201,7 @@ def evaluate_rendering(model: IDRModel, scene: Scene, *, per_view: bool = False,
 
     views = {}
     for view, name in enumerate(scene.view_names):
-        shown = render_view(model, scene.cameras, view)
+        shown = render_view(model, scene.cameras, view, samples=samples)
         scores = image_metrics(shown.rgb, scene.images[view], scene.masks[view])
         if affine:
             corrected = affine_corrected(shown.rgb, scene.images[view], scene.masks[view])

@@ -41,7 +41,7 @@ def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: to
             f"visual hull of {scene.name}: the masks of {len(scene)} views have no volume in common within {radius:g} of "
             f"the origin; expected an object that every view sees; check masks and cameras with "
             f"`nsr data check {scene.source or 'DIR'}`, "
-            "or start from a sphere with start.type=sphere train.shape_rate=0.3"
+            "or start from a sphere with start.type=sphere train.shape_rate=0.3 photometric.levels=0 photometric.matched=0.5"
         )
     hull = Voxels(occupancy, radius)
     stereo = StereoStart.blind(hull)

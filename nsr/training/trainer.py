@@ -33,14 +33,21 @@ from nsr.utils.errors import RetriableError
 MIN_RAYS = 64  # below this, running out of memory is not a matter of the batch size
 
 
+def trusted(scene: Scene, config: Config) -> tuple[Scene, Tensor | None]:
+    """The training views with the masks that training believes, and the pixels [V, H, W] that it leaves out, if any.
+
+    scene: in the frame of the model, with its cameras before training.
+    """
+    if config.start.max_misses == 0:
+        return scene, None
+    return mended(scene, config.start.max_misses, config.start.resolution, config.model.ray_tracer.radius)
+
+
 class Trainer:
     """One run over one scene. `scene` holds the training views only, on the device to train on."""
 
     def __init__(self, config: Config, scene: Scene, *, seed: int = 0, train_cameras: bool = False, meta: dict | None = None):
-        left_out = None
-        if config.start.max_misses > 0:
-            radius = config.model.ray_tracer.radius
-            scene, left_out = mended(scene, config.start.max_misses, config.start.resolution, radius)
+        scene, left_out = trusted(scene, config)
         self.config, self.scene, self.seed = config, scene, seed
         self.meta = meta or {}  # what the run folder's readers need beside the state: data folder, views, world frame
         self.device = scene.images.device
@@ -70,8 +77,34 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------ one step
 
-    def step(self) -> dict[str, float]:
-        """One optimisation step; returns the losses by name. A step whose loss or gradient is not finite changes nothing."""
+    def step(self, folder: Path | None = None) -> dict[str, float]:
+        """One optimisation step; returns the losses by name. A step whose loss or gradient is not finite changes nothing.
+
+        Raises RetriableError, after saving in `folder`, when memory runs out at the smallest batch.
+        """
+        values, rays = self._gradients_within_memory(folder)
+        # A gradient that is not finite anywhere is not finite in the layers behind the tables, which are quick to look at.
+        if self.guard.accepts({**values, "gradient": self.optimisers.gradient_norm()}):
+            self.optimisers.step()
+        self.clock.step += 1
+        self.rays_seen += rays
+        return values
+
+    def _gradients_within_memory(self, folder: Path | None) -> tuple[dict[str, float], int]:
+        """As _gradients; when memory runs out, the same again with half the rays."""
+        while True:
+            try:
+                return self._gradients()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.optimisers.zero_grad()
+                if self.rays // 2 < MIN_RAYS:
+                    self._save_and_stop(folder, f"out of memory with {self.rays} rays per step")
+                self.rays //= 2
+
+    def _gradients(self) -> tuple[dict[str, float], int]:
+        """Gradients of all parameters by fresh rays; the losses by name, and how many rays these were."""
         config, of_run = self.config.train, self.clock.progress
         show_detail(self.model, config, of_run)
         colors_only, progress = stage(config, of_run)
@@ -81,13 +114,7 @@ class Trainer:
         losses, rays = self._color_losses() if colors_only else self._losses(progress)
         self.optimisers.zero_grad()
         losses["loss"].backward()
-        # A gradient that is not finite anywhere is not finite in the layers behind the tables, which are quick to look at.
-        values = {name: loss.item() for name, loss in losses.items()}
-        if self.guard.accepts({**values, "gradient": self.optimisers.gradient_norm()}):
-            self.optimisers.step()
-        self.clock.step += 1
-        self.rays_seen += rays
-        return values
+        return {name: loss.item() for name, loss in losses.items()}, rays
 
     def _losses(self, progress: float) -> tuple[dict[str, Tensor], int]:
         """The losses of shape and colours on fresh rays, and how many these are. progress: of the stage."""
@@ -174,7 +201,7 @@ class Trainer:
         self.clock.start()
         saved = time.monotonic()
         while not self.clock.finished:
-            losses = self._step_within_memory(folder)
+            losses = self.step(folder)
             if on_step is not None:
                 self.clock.pause()
                 on_step(self, losses)
@@ -206,19 +233,6 @@ class Trainer:
         self.clock.begin()
         self.clock.pause()
         self.started = True
-
-    def _step_within_memory(self, folder: Path | None) -> dict[str, float]:
-        """A step; when memory runs out, the same again with half the rays."""
-        while True:
-            try:
-                return self.step()
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self.optimisers.zero_grad()
-                if self.rays // 2 < MIN_RAYS:
-                    self._save_and_stop(folder, f"out of memory with {self.rays} rays per step")
-                self.rays //= 2
 
     def _save_and_stop(self, folder: Path | None, why: str) -> None:
         self.clock.pause()

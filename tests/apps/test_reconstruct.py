@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from PIL import Image
 from support.idr_folder import write_folder
@@ -18,10 +20,13 @@ from support.tiny_run import VIEWS, write_tiny_conf, write_tiny_scene
 from support.two_balls import cameras_around
 
 from nsr.apps.main import main
+from nsr.apps.mesh import training_masks
 from nsr.datasets.detect import is_built_in, load_scene
 from nsr.geometry.meshes import load_mesh, vertex_colors
 from nsr.training.checkpoint import load_checkpoint
-from nsr.training.run import data_place
+from nsr.training.run import data_place, load_run
+from nsr.utils.errors import UsageError
+from nsr.utils.files import file_lock
 
 EPOCHS = 60  # as steps, and not as seconds: the least powerful machine takes as many
 WORLD_RADIUS, WORLD_CENTRE = 50 * RADIUS, WORLD_FROM_SCENE[:3, 3]
@@ -205,6 +210,45 @@ def test_an_interrupted_reconstruction_is_continued_by_the_same_command(scene, c
     assert figures["steps"] > 7
     assert figures["seed"] == 2
     assert seconds + 0.3 <= figures["train_seconds"] < seconds + 3
+
+
+def test_an_interruption_after_training_loses_nothing(scene, conf, tmp_path, refused, monkeypatch, capsys):
+    out = tmp_path / "out"
+    command = ["reconstruct", scene, "--conf", conf, "--out", out, "--resolution", 16, "train.budget=0", "train.nepoch=1"]
+
+    def interrupted(*_, **__):
+        with pytest.raises(UsageError, match="written by another process"), file_lock(out):
+            pass
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nsr.training.pipeline.run_mesh", interrupted)
+        refused(command, 75, f"interrupted after training, which is saved in {out}: run the same command again")
+    capsys.readouterr()
+    assert main([str(argument) for argument in command]) == 0
+    assert f"continuing an unfinished run at step {VIEWS}" in capsys.readouterr().out
+    assert metrics(out)["masks"] == "given"
+
+
+def test_a_wrong_mask_hides_no_surface(tmp_path, conf, monkeypatch):
+    """What training does not believe, --unseen and the filter of floaters must not either."""
+    scene = photographs(cameras_around(12, 48, 36), PaintedBall())
+    half = scene.masks.clone()
+    half[4, :, : int(half[4].any(0).nonzero().float().mean())] = 0
+    folder = write_folder(replace(scene, masks=half), tmp_path / "ball")
+    believed = []
+
+    def treat_unseen(mesh, views, *_):
+        believed.append(views.masks)
+        return mesh, {}
+
+    monkeypatch.setattr("nsr.training.pipeline.treat_unseen", treat_unseen)
+    options = ["--no-check", "--mesh-only", "--resolution", 16, "train.budget=0", "train.nepoch=1", "start.max_misses=1"]
+    out = tmp_path / "out"
+    assert main([str(argument) for argument in ["reconstruct", folder, "--conf", conf, "--out", out, *options]]) == 0
+    (masks,) = believed
+    assert (masks[half != scene.masks] == 255).float().mean() > 0.9
+    assert torch.equal(training_masks(load_run(out)), masks)
 
 
 def test_finished_results_are_replaced_only_on_demand(results, tmp_path, refused, capsys):

@@ -13,6 +13,7 @@ import torch
 import trimesh
 from PIL import Image
 from support.painted_ball import RADIUS, WORLD_FROM_SCENE, PaintedBall, photographs, ring_of_cameras
+from support.tiny_run import tiny_config
 
 from nsr.apps.eval import CAMERAS, MESH, RENDERING
 from nsr.apps.main import main
@@ -30,6 +31,7 @@ def run(tmp_path, monkeypatch):
     scene = photographs(ring_of_cameras(VIEWS), PaintedBall())
     opened = SimpleNamespace(
         model=PaintedBall(),
+        config=tiny_config(),
         folder=tmp_path / "run",
         checkpoint="0123abcd",
         step=700,
@@ -101,6 +103,8 @@ def test_mesh_refuses_what_cannot_be(run, capsys):
     mesh = ["mesh", str(run.folder), "--resolution", "16"]
     assert main([*mesh, "--unseen", "trim", "--min-views", "6"]) == 2
     assert "--min-views 6: expected 1 to 5, the number of training views" in capsys.readouterr().err
+    assert main([*mesh, "--min-views", "2"]) == 2
+    assert "--min-views 2: all surface is kept; expected --unseen mark or --unseen trim" in capsys.readouterr().err
     assert main([*mesh, "--unseen", "mark", "--no-color", "--out", str(run.folder / "mesh.glb")]) == 2
     assert "only .ply can tell without colours" in capsys.readouterr().err
     assert main([*mesh, "--unseen", "mark", "--no-color"]) == 0
@@ -180,6 +184,11 @@ def test_eval_measures_what_is_asked(run, tmp_path, capsys):
     assert metrics["chamfer_percent"] < 0.2
     assert "chamfer_percent_all" in metrics
     assert "psnr" in capsys.readouterr().out
+    assert metrics["samples_per_pixel"] == 4
+    assert main(["eval", str(run.folder), "--eval_rendering", "--samples", "1"]) == 0
+    coarse = json.loads((run.folder / "metrics.json").read_text())
+    assert coarse["samples_per_pixel"] == 1
+    assert coarse["psnr"] != metrics["psnr"]
     figures = {"checkpoint": "0123abcd", "steps": 700, "rays": 9000, "train_seconds": 12.5, "seed": 3, "views": len(TRAINED)}
     assert figures.items() <= metrics.items()
 

@@ -91,6 +91,25 @@ def test_reconstruct_says_what_it_does(files, tmp_path, capsys):
     np.testing.assert_allclose(load_run(out).load_scene().world_from_scene[:3], np.c_[45 * np.eye(3), sphere[:3]])
 
 
+def test_masks_that_came_later_are_not_passed_over(files, tmp_path, capsys):
+    """An interrupted run has an estimate; by now the user has mended it."""
+    ball, out = shutil.copytree(files / "ball", tmp_path / "ball"), tmp_path / "out"
+    command = ["reconstruct", ball, "--conf", files / "tiny.conf", "--out", out, "--resolution", 16]
+    command += ["train.budget=0", "train.nepoch=1"]
+    assert nsr(*command) == 0
+    figures = json.loads((out / "metrics.json").read_text())
+    assert figures["masks"] == "estimated"
+    assert "they were estimated" in (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    shutil.copytree(out / FOLDER, ball / "mask")
+    capsys.readouterr()
+    assert nsr(*command) == USAGE
+    assert "unfinished run with estimated masks" in capsys.readouterr().err
+    assert nsr(*command, "--overwrite") == 0
+    assert json.loads((out / "metrics.json").read_text())["masks"] == "given"
+    assert not (out / FOLDER).exists()
+
+
 def test_data_masks_writes_a_folder_that_serves_as_mask(files, tmp_path, capsys):
     ball = shutil.copytree(files / "ball", tmp_path / "ball")
     assert nsr("data", "check", ball) == 0

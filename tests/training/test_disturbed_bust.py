@@ -1,6 +1,6 @@
 """The built-in bust, disturbed as real photographs are: what each disturbance costs, and what the option against it gives back.
 
-Slow: `pytest -m slow -s tests/training/test_disturbed_bust.py` prints the figures that docs/architecture.md quotes. 25 views of
+Slow: `pytest -m slow -s tests/training/test_disturbed_bust.py` prints the figures of docs/results.md. 25 views of
 320x240 pixels, 300 steps of 2048 rays, seed 0; 5 views held out, which are not disturbed.
 """
 
@@ -57,6 +57,10 @@ def figures(bust, disturb=None, *overrides: str, train_cameras: bool = False, ep
     names = ("chamfer_percent", "psnr", "psnr_affine", "iou", "rotation_error_degrees_mean")
     print(disturb.__name__ if disturb else "clean", *overrides, {name: round(found[name], 3) for name in names})
     return found
+
+
+def test_undisturbed(bust):
+    assert figures(bust)["chamfer_percent"] < 0.25
 
 
 def test_exposures(bust):

@@ -1,6 +1,7 @@
 """The training loop on a tiny scene: it learns, it resumes bit for bit, it survives bad steps and lack of memory."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -220,6 +221,28 @@ def test_a_camera_moves_at_its_own_rate():
     assert moved == pytest.approx([1e-3, 1e-5], rel=0.05)  # Adam's first step is as long as its rate
 
 
+def test_terms_of_the_shape_take_the_cameras_as_fixed():
+    """The photometric term has but half of the derivative by them; colours have all of it."""
+    trainer = Trainer(small_config(), sphere_scene(), train_cameras=True)
+    trainer.start()
+    output = trainer._forward(trainer.sampler.draw(128))
+    poses, network = trainer.poses.poses.weight, trainer.model.implicit_network.parameters()
+    for of_shape in (output.points, output.normal):
+        assert len(of_shape) > 5
+        moves, *_ = torch.autograd.grad(of_shape.square().sum(), [poses, *network], allow_unused=True, retain_graph=True)
+        assert moves is None
+    (moves,) = torch.autograd.grad(output.rgb.sum(), [poses], retain_graph=True)
+    assert moves.to_dense().abs().max() > 0
+
+
+def test_gradients_of_poses_that_are_not_finite_are_noticed():
+    trainer = Trainer(small_config(), sphere_scene(), train_cameras=True)
+    trainer._gradients()
+    assert math.isfinite(trainer.optimisers.gradient_norm())
+    trainer.poses.poses.weight.grad *= math.nan
+    assert not math.isfinite(trainer.optimisers.gradient_norm())
+
+
 def test_neighbours_are_beside_their_centres(monkeypatch):
     trainer = Trainer(small_config(), sphere_scene())
     trainer.start()
@@ -248,22 +271,36 @@ def test_non_finite_loss_changes_nothing_and_then_stops(monkeypatch):
 
 def test_out_of_memory_halves_the_rays_then_gives_up_with_the_state_saved(tmp_path, monkeypatch):
     trainer = Trainer(small_config(), sphere_scene())
-    step, most = trainer.step, [128]
+    losses, most = trainer._losses, [64]
 
-    def step_within(limit=most):
-        if trainer.rays > limit[0]:
+    def losses_within(progress):
+        if trainer.rays > most[0]:
             raise MemoryError
-        return step()
+        return losses(progress)
 
-    monkeypatch.setattr(trainer, "step", step_within)
-    most[0] = 64
-    trainer._step_within_memory(tmp_path)
+    monkeypatch.setattr(trainer, "_losses", losses_within)
+    trainer.step(tmp_path)
     assert trainer.rays == 64
     most[0] = 1
     with pytest.raises(RetriableError) as stopped:  # how to continue is for the command to say
-        trainer._step_within_memory(tmp_path)
+        trainer.step(tmp_path)
     assert str(stopped.value).endswith(f"out of memory with 64 rays per step at step 1; the state is saved in {tmp_path}")
     assert (tmp_path / "checkpoints" / "latest.safetensors").exists()
+
+
+def test_out_of_memory_in_the_optimisers_does_not_step_twice(monkeypatch):
+    trainer = Trainer(small_config(), sphere_scene())
+    calls = []
+
+    def step():
+        calls.append(None)
+        raise MemoryError
+
+    monkeypatch.setattr(trainer.optimisers, "step", step)
+    with pytest.raises(MemoryError):
+        trainer.step()
+    assert len(calls) == 1
+    assert trainer.clock.step == 0
 
 
 def test_what_stereo_saw_as_free_survives_a_checkpoint(tmp_path):
