@@ -1,4 +1,4 @@
-"""Where a training step's time goes, and how far each part is from the machine's limit, as Markdown tables.
+"""Where the time of the start and of a training step goes, and how far a step's parts are from the machine's limit, as tables.
 
     python benchmarks/steps.py bust --steps 1500 --profile 100
 
@@ -7,16 +7,20 @@ middle of that of the colours alone: `--profile` of them are timed by the wall c
 says how long each native op took. All else of the wall-clock time (the small operations of torch, and Python) is one row.
 The floor is the least time in which an op's operations, bytes and random reads can be done at the peaks that this run measures
 first: those counted in benchmarks/kernel_cases.py, for the networks, points and rays of such a step (but for patches, which are
-counted as benchmarks/kernels.py does: as many random ones). Nothing else should run on the machine meanwhile.
+counted as benchmarks/kernels.py does: as many random ones). The parts of the start are calls of Python, timed by cProfile.
+Nothing else should run on the machine meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
+import pstats
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from nsr.utils.memory import keep_freed_memory
 from nsr.utils.threads import set_thread_policy
@@ -48,6 +52,21 @@ PARTS = {
     "patches, backward": ("nsr::patch_ncc_bwd", "patch_ncc backward"),
     "Adam over tables": ("nsr::adam_touched_", "adam_touched_"),
     "Adam over networks": ("aten::_fused_adam_", None),
+}
+# What the start consists of: the function, by its file, whose calls are counted whole.
+START = {
+    "visual hull": ("visual_hull.py", "carve"),
+    "images, and the sweep's rays": ("stereo.py", "__init__"),
+    "plane sweep": ("stereo.py", "scores"),
+    "PatchMatch": ("patch_match.py", "refine"),
+    "settling of planes": ("patch_match.py", "settle"),
+    "rivals": ("stereo.py", "rival"),
+    "consistency": ("stereo.py", "consistent"),
+    "carving": ("stereo.py", "carve"),
+    "remnants": ("stereo.py", "without_remnants"),
+    "exact hull": ("start.py", "exact_hull"),
+    "distances of what is left": ("start.py", "carved_distance"),
+    "teaching the network": ("start.py", "_teach"),
 }
 SHAPE, COLORS = "shape and colours", "colours alone"
 HEADER = "| part | ms | of the step | floor ms | by | of peak |\n|---|---|---|---|---|---|"
@@ -98,12 +117,16 @@ def main() -> int:
     try:
         trainer = new(args)
         stages = stages_of(trainer, args.profile)
-        trainer.start()
+        start = start_times(trainer)
     except NsrError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     machine = Machine("cpu", args.quick)
     print(f"{cpu_name()}, {args.threads} threads, torch {torch.__version__}, {args.scene}\n")
+    print(f"Start: {trainer.clock.seconds:.1f} s\n\n| part | s |\n|---|---|")
+    for part, seconds in start.items():
+        print(f"| {part} | {seconds:.2f} |")
+    print(f"| all else | {trainer.clock.seconds - sum(start.values()):.2f} |\n")
     for stage, middle in stages.items():
         while trainer.clock.step < middle - args.profile:
             trainer.step()
@@ -144,6 +167,15 @@ def stages_of(trainer: Trainer, profiled: int) -> dict[str, float]:
                 "--profile: give more --steps"
             )
     return {stage: (first + last) / 2 * steps for stage, (first, last) in stages.items()}
+
+
+def start_times(trainer: Trainer) -> dict[str, float]:
+    """Seconds that the parts of the start take, of those that it has."""
+    profiler = cProfile.Profile()
+    profiler.runcall(trainer.start)
+    calls = pstats.Stats(profiler).stats  # (file, line, function): calls, without recursion, own time, time, callers
+    times = {(Path(file).name, function): call[3] for (file, _, function), call in calls.items() if "nsr" in Path(file).parts}
+    return {part: times[call] for part, call in START.items() if call in times}
 
 
 def timed(trainer: Trainer, steps: int) -> StepTimes:

@@ -21,7 +21,11 @@ def run_benchmark(*options: str) -> subprocess.CompletedProcess:
 def test_both_stages_have_a_table_whose_parts_make_up_the_step():
     run = run_benchmark("--views", "0,4,8,12,16,20", "--steps", "48", "--profile", "4")
     assert run.returncode == 0, run.stderr
-    tables = run.stdout.split("Steps of ")[1:]
+    start, *tables = run.stdout.split("Steps of ")
+    seconds = {part: float(took) for part, took in re.findall(r"\| ([a-z][^|]*|PatchMatch) \| ([\d.]+) \|", start)}
+    parts = "visual hull", "plane sweep", "PatchMatch", "settling of planes", "exact hull", "teaching the network"
+    assert all(seconds[part] > 0 for part in parts)
+    assert 0 < seconds["all else"] < 0.5 * float(re.search(r"Start: ([\d.]+) s", start)[1])
     assert [table.split(":")[0] for table in tables] == ["shape and colours", "colours alone"]
     for table, expected in zip(tables, (BOTH + SHAPE, BOTH), strict=True):
         whole = float(re.search(r": ([\d.]+) ms", table)[1])
