@@ -129,8 +129,7 @@ void adam_touched(void* stream, const AdamRates<T>& rates, int64_t n, T* value, 
 
 template <typename T>
 void sphere_trace_start(void* stream, int64_t rays, const T* origins, const T* directions, double radius,
-                        const bool* seek_minimum,
-                        TraceState<T>* state, TraceFlags* flags);
+                        const bool* seek_minimum, TraceState<T>* state, TraceFlags* flags);
 
 template <typename T>
 void sphere_trace_march(void* stream, const TraceOptions& options, int64_t items, const int64_t* item, const T* values,
@@ -150,8 +149,7 @@ void sphere_trace_secant_points(void* stream, int64_t items, const int64_t* row,
 
 template <typename T>
 void sphere_trace_scan(void* stream, int64_t rays, int64_t samples, const T* values, const T* orientation,
-                       int64_t* crossing,
-                       int64_t* minimum);
+                       int64_t* crossing, int64_t* minimum);
 
 template <typename T>
 void patch_ncc(void* stream, const PatchImages<T>& images, const PatchOptions& options, int64_t n, int64_t sources,

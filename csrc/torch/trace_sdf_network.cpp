@@ -6,13 +6,14 @@
 #include <tuple>
 
 #include "device.h"
+#include "optional_tensor.h"
 #include "sdf_network_arguments.h"
 
 namespace nsr {
 namespace {
 
 std::tuple<Tensor, Tensor, Tensor> trace_sdf_network(
-    const Tensor& origins, const Tensor& directions, const std::optional<Tensor>& object_mask, const Tensor& table,
+    const Tensor& origins, const Tensor& directions, const OptionalTensor& object_mask, const Tensor& table,
     IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep, double extent, int64_t active_levels,
     const Tensor& parameters, IntArrayRef widths, int64_t activation, double radius, int64_t max_iterations,
     int64_t line_search_steps, double threshold, double relaxation, double min_step, bool both_ends,
