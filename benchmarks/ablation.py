@@ -111,13 +111,14 @@ def cell(runs: list[dict], failed: int) -> str:
     if runs and "chamfer_percent" in runs[0]:
         name, unit = "chamfer_percent", "%"
     else:
-        name, unit = "psnr", "dB" if runs and runs[0]["psnr_views"] == "held out" else "dB, training views"
-    values = [run[name] for run in runs if run[name] is not None]  # None: of a surface that no two views see
+        name, unit = "psnr", "dB" if runs and runs[0].get("psnr_views") == "held out" else "dB, training views"
+    # A surface that no two views see has no Chamfer distance, and with --mesh-only nothing has a PSNR.
+    values = [run[name] for run in runs if run.get(name) is not None]
     shown = [f"{statistics.median(values):.4g} {unit}"] if values else []
     if len(values) > 1:
         shown.append(f"({min(values):.3g}-{max(values):.3g})")
-    if unseen := len(runs) - len(values):
-        shown.append(f"{unseen} without visible surface")
+    if without := len(runs) - len(values):
+        shown.append(f"{without} without a figure")
     if failed:
         shown.append(f"{failed} failed")
     return " ".join(shown)

@@ -85,9 +85,9 @@ def reconstruct(scene: str, budget: float | None, seed: int, out: Path, options:
 
 
 def commit() -> str:
-    """The commit of the code that runs, with a digest of what differs from it in CODE; nothing outside of a checkout."""
+    """The last commit that changed CODE, with a digest of what differs from it; nothing outside of a checkout."""
     try:
-        head = _git("rev-parse", "--short=12", "HEAD")
+        head = _git("log", "-1", "--format=%h", "--abbrev=12", "--", *CODE)
         changes = _git("diff", "HEAD", "--", *CODE)
         new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE)
     except (FileNotFoundError, subprocess.CalledProcessError):

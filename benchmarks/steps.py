@@ -18,7 +18,7 @@ import cProfile
 import pstats
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -189,14 +189,15 @@ def timed(trainer: Trainer, steps: int) -> StepTimes:
             trainer.step()
     ops = {entry.key: entry for entry in profiled.key_averages()}
     named = {op: ops[op] for op, _ in PARTS.values() if op in ops}
-    small = sum(_is_torchs(event) and not _is_torchs(event.cpu_parent) for event in profiled.events())
+    small = sum(_is_small(event, named) for event in profiled.events())
     parts = {part: named[op].cpu_time_total / 1e3 / steps for part, (op, _) in PARTS.items() if op in named}
     return StepTimes(1e3 * seconds / steps, parts, small / steps)
 
 
-def _is_torchs(event: FunctionEvent | None) -> bool:
-    """Whether an event is an operation of torch, not one of ours."""
-    return event is not None and event.name.startswith("aten::")
+def _is_small(event: FunctionEvent, named: Collection[str]) -> bool:
+    """Whether an event is an operation of torch that is neither a part of its own nor inside another operation."""
+    inside = event.cpu_parent is not None and event.cpu_parent.name.startswith(("aten::", "nsr::"))
+    return event.name.startswith("aten::") and event.name not in named and not inside
 
 
 def costs(inputs: StepInputs) -> dict[str, Cost]:

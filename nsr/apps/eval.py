@@ -50,9 +50,8 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--samples",
         type=whole_number(1, "rays"),
-        default=2,
         metavar="N",
-        help="rays per side of a rendered pixel: its colour is the mean over those that hit (default 2, four in all)",
+        help="renderings with N x N rays per pixel, whose colour is the mean over those that hit (default 2)",
     )
     parser.add_argument("--eval_cameras", action="store_true", help="compare the trained cameras with the scene's")
     parser.add_argument("--reference", metavar="SCENE", help="scene with the true cameras (default: cameras.npz of the data)")
@@ -79,11 +78,11 @@ def run_eval(args: argparse.Namespace) -> None:
     earlier = _read_json(out)
     scene = run.load_scene()
     # Without a choice: everything for which the run's data have something to compare with.
-    everything = not (args.eval_rendering or args.eval_cameras or args.gt)
+    everything = not (args.eval_rendering or args.samples or args.eval_cameras or args.gt)
     measured: dict = {}
     replaced: list[re.Pattern] = []
-    if args.eval_rendering or args.views or everything:
-        measured |= rendering_metrics(run, scene, args.views, args.samples)
+    if args.eval_rendering or args.views or args.samples or everything:
+        measured |= rendering_metrics(run, scene, args.views, args.samples or 2)
         replaced.append(RENDERING)
     if args.eval_cameras or args.reference:
         measured |= camera_metrics(run, scene, args.reference)

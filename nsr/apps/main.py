@@ -3,8 +3,8 @@
 A program is a module with `build_parser(prog) -> ArgumentParser`, whose parsers set `run=function` as a default;
 `function(args)` does the work and returns an exit code or None. Only the module of the chosen command is imported.
 
-Exit codes: 0 done; 2 usage; 75 try again (out of memory, stopped by a signal); other codes are those of
-nsr.utils.errors; 70 is a defect of nsr itself; 130 Ctrl-C.
+Exit codes: 0 done; 2 usage; 75 try again (out of memory, stopped by a signal or by Ctrl-C with the work saved); other codes are
+those of nsr.utils.errors; 70 is a defect of nsr itself; 130 Ctrl-C.
 """
 
 from __future__ import annotations

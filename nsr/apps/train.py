@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from nsr.apps.options import TRAIN_CAMERAS, add_sphere, check_folder, seconds, the_sphere, whole_number
@@ -79,17 +80,19 @@ def run_train(args: argparse.Namespace) -> int:
         init_weights=args.init_weights,
         sphere=the_sphere(args.sphere),
     )
-    if args.is_continue:
-        folder = find_run_folder(args.exps_folder, experiment, args.timestamp)
-        trainer, estimated = continue_trainer(folder, args.checkpoint, request), None
-    else:
-        scene, train_views, holdout_views, silhouette_seconds = open_scene(request, say=warn)
-        estimated = scene if silhouette_seconds else None
-        if not args.no_check:
-            refuse_errors(scene.select(sorted([*train_views, *holdout_views])), say=warn)
-        trainer = new_trainer(request, scene, train_views, holdout_views)
-        folder = new_run_folder(args.exps_folder, experiment)
-    with run_folder(folder):
+    with ExitStack() as held:
+        if args.is_continue:
+            folder = find_run_folder(args.exps_folder, experiment, args.timestamp)
+            held.enter_context(run_folder(folder))  # before the checkpoint is read: another process may be about to write it
+            trainer, estimated = continue_trainer(folder, args.checkpoint, request), None
+        else:
+            scene, train_views, holdout_views, silhouette_seconds = open_scene(request, say=warn)
+            estimated = scene if silhouette_seconds else None
+            if not args.no_check:
+                refuse_errors(scene.select(sorted([*train_views, *holdout_views])), say=warn)
+            trainer = new_trainer(request, scene, train_views, holdout_views)
+            folder = new_run_folder(args.exps_folder, experiment)
+            held.enter_context(run_folder(folder, new=True))
         train(
             trainer,
             folder,

@@ -106,6 +106,12 @@ def load_idr(
 # ------------------------------------------------------------------------------------------------------ finding files
 
 
+def has_masks(folder: Path) -> bool:
+    """Whether a scene folder has masks: files of their own, or its images an alpha channel. Raises what find_files raises."""
+    files = find_files(folder)
+    return files.masks is not None or masks_from_alpha(files.images[:1]) is not None
+
+
 def find_files(folder: Path) -> IdrFiles:
     """The files of a scene, masks paired with images. DataError when something is missing or does not pair up."""
     if not folder.is_dir():

@@ -66,8 +66,9 @@ class PixelSampler:
 
         inside = is_object(scene.masks.to(device))
         # The image border is no outline: behind it the object may go on.
-        outline = dilate(inside, 1) & dilate(~inside, 1)
-        band = dilate(inside, band_px) & ~inside
+        # View by view: there is not that much memory to spare beside large photographs.
+        outline = torch.stack([dilate(mask, 1) & dilate(~mask, 1) for mask in inside])
+        band = torch.stack([dilate(mask, band_px) & ~mask for mask in inside])
         self._known: Tensor | None = None  # all pixels that may be drawn, where these are not simply all
         if left_out is not None and left_out.any():
             known = ~left_out.to(device)

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nsr.datasets.detect import load_scene
-from nsr.datasets.idr import find_files
+from nsr.datasets.detect import is_built_in, load_scene
+from nsr.datasets.idr import has_masks
 from nsr.datasets.images import list_images, read_many, read_mask
 from nsr.geometry.normalisation import OBJECT_MASK_RADIUS
 from nsr.training.settings import PhotometricConfig
@@ -46,12 +46,9 @@ def masked_scene(
     say, better than the cameras alone, where the object is. Raises what load_scene and estimate_silhouettes raise, and
     UsageError where there are masks in the folder by now, which the earlier run did not have.
     """
+    if run is not None:
+        refuse_later_masks(run, data)
     masks = read_masks(run) if run is not None else None
-    if masks is not None and find_files(Path(data)).masks is not None:
-        raise UsageError(
-            f"{run}: holds an unfinished run with estimated masks, and {data} has masks of its own by now; --overwrite begins "
-            "again with these, another --out keeps both"
-        )
     options = {"train_cameras": train_cameras, "sphere": sphere}
     scene = load_scene(data, masks=masks, **options)
     if scene.masked:
@@ -90,6 +87,15 @@ def _reaches_out(masked: Scene, scene: Scene) -> bool:
     then_from_now = np.linalg.inv(scene.world_from_scene) @ masked.world_from_scene
     reach = np.linalg.norm(then_from_now[:3, 3]) + OBJECT_MASK_RADIUS * np.linalg.norm(then_from_now[:3, 0])
     return bool(reach > CUT)
+
+
+def refuse_later_masks(run: Path, data: str | Path) -> None:
+    """UsageError where a run has estimated masks and its data have masks of their own by now, which it does not know of."""
+    if (run / FOLDER).is_dir() and not is_built_in(data) and Path(data).is_dir() and has_masks(Path(data)):
+        raise UsageError(
+            f"{run}: holds a run with estimated masks, and {data} has masks of its own by now; begin again with these "
+            "(nsr reconstruct --overwrite, nsr train without --is_continue), or elsewhere"
+        )
 
 
 def read_masks(run: Path) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from nsr.datasets.idr import START_CAMERA_FILE
 from nsr.geometry.poses import align_cameras, transform_cameras
 from nsr.training.checkpoint import load_checkpoint, load_legacy_idr, unflatten
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
-from nsr.training.estimated_masks import masked_scene, write_masks
+from nsr.training.estimated_masks import masked_scene, refuse_later_masks, write_masks
 from nsr.training.guards import TerminationSignal
 from nsr.training.log import MetricsLog
 from nsr.training.results import render_view
@@ -240,6 +240,7 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest) -> Trainer
     sphere = tuple(kept["sphere"]) if kept.get("sphere") else None
     if request.sphere is not None and request.sphere != sphere:
         raise UsageError(f"--sphere {_numbers(request.sphere)}: the run in {run} has another; leave the option out")
+    refuse_later_masks(run, data)
     scene = load_run_scene(data, used, size, kept.get("identity"), kept.get("noisy_start", False), run, sphere)
     _refuse_other_views(request, run, len(scene), kept["train_views"], kept["holdout_views"])
     views = scene.select(kept["train_views"]).to(device)
@@ -361,10 +362,13 @@ def train(
 
 
 @contextmanager
-def run_folder(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process; where no file but the lock was made, an error leaves the folder as it was found, and
-    none that is empty. Raises UsageError when another process is writing it."""
+def run_folder(folder: Path, new: bool = False) -> Iterator[None]:
+    """Hold a run folder for this process; where no file but the lock was made, an error leaves everything as it was found.
+
+    new: the folder was made for this run, and goes with it. Raises UsageError when another process is writing the folder.
+    """
     found = set(folder.iterdir()) if folder.is_dir() else set()
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]  # the innermost first
     with file_lock(folder):
         try:
             yield
@@ -373,8 +377,9 @@ def run_folder(folder: Path) -> Iterator[None]:
             if not any(path.is_file() and path.name != LOCK_NAME for top in made for path in (top, *top.rglob("*"))):
                 for path in made:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-                if not found:
-                    folder.rmdir()
+                with suppress(OSError):  # what another process has put there meanwhile stays
+                    for place in [folder] if new else missing:
+                        place.rmdir()
             raise
 
 

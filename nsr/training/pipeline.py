@@ -47,7 +47,6 @@ OF_THE_RUN = ("checkpoints", "metrics.csv", "runconf.conf", "plots", MASK_FOLDER
 MEASURED_VIEWS = 8  # training views to measure on when none is held out
 PREVIEW_VIEWS = 4
 TURNTABLE_VIEWS = 6
-HOW_TO_CONTINUE = "run the same command again to continue"
 ESTIMATED_NOTE = "There were no masks: they were estimated, from held-out photographs as well, and figures are inside them."
 
 
@@ -81,7 +80,14 @@ def reconstruct(
         try:
             return _results(trained, out, resolution, unseen, min_views, renderings, began, say)
         except KeyboardInterrupt as error:
-            raise RetriableError(f"interrupted after training, which is saved in {out}: {HOW_TO_CONTINUE}") from error
+            raise RetriableError(
+                f"interrupted after training, which is saved in {out}: {_how_to_continue(overwrite)}"
+            ) from error
+
+
+def _how_to_continue(overwrite: bool) -> str:
+    """Advice to a user whose run was interrupted."""
+    return f"run the same command again{', without --overwrite,' if overwrite else ''} to continue"
 
 
 class _Trained(NamedTuple):
@@ -122,7 +128,7 @@ def _train(
     say(f"{scene.name}: {len(train_views)} views of {scene.cameras.width}x{scene.cameras.height}, {len(held)} held out")
     old = (*RESULTS, *OF_THE_RUN) if overwrite else ()
     estimated = scene if silhouette_seconds else None
-    train(trainer, out, old=old, estimated=estimated, how_to_continue=HOW_TO_CONTINUE, say=say)
+    train(trainer, out, old=old, estimated=estimated, how_to_continue=_how_to_continue(overwrite), say=say)
     return _Trained(trainer, scene, train_views, held, reference, unfinished)
 
 
@@ -149,12 +155,10 @@ def _results(
     say("measuring")
     refined = refined_scene(run, scene)
     views = refined.select(held or evenly(train_views, MEASURED_VIEWS))
-    estimated = "silhouette_seconds" in trainer.meta
     metrics = {
         "scene": scene.name,
         **run_figures(run),
-        "masks": "estimated" if estimated else "given",
-        **({"silhouette_seconds": trainer.meta["silhouette_seconds"]} if estimated else {}),
+        **{key: trainer.meta[key] for key in ("silhouette_seconds",) if key in trainer.meta},
         "peak_memory_mb": peak_memory_mb(trainer.device),
         "rays_per_step": trainer.rays,
         "bad_steps": trainer.guard.total,
@@ -176,12 +180,13 @@ def _results(
     if renderings:
         write_preview(out / "preview.png", run.model, views, shown, heatmap)
     write_turntable(out / "turntable.png", shown, refined.cameras, refined.world_from_scene)
+    notes = ESTIMATED_NOTE if metrics["masks"] == "estimated" else "", unseen_note(unseen, min_views)
     write_report(
         out / "report.html",
         title=f"{scene.name}: {len(train_views)} views, {trainer.clock.seconds:.0f} s of training",
         metrics=metrics,
         pictures=[out / name for name in ("preview.png", "turntable.png") if (out / name).is_file()],
-        note=" ".join(filter(None, [ESTIMATED_NOTE if estimated else "", unseen_note(unseen, min_views)])),
+        note=" ".join(filter(None, notes)),
     )
     return metrics
 

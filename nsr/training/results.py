@@ -19,6 +19,7 @@ from nsr.geometry.poses import transform_cameras
 from nsr.geometry.unseen import Unseen
 from nsr.geometry.visibility import Viewpoints
 from nsr.models.idr import IDRModel
+from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
 from nsr.training.run import reference_cameras
 from nsr.types import Cameras, Scene
 from nsr.utils.errors import UsageError
@@ -96,6 +97,7 @@ def run_figures(run: Run) -> dict:
         "checkpoint": run.checkpoint,
         "views": len(run.train_views),
         "seed": run.seed,
+        "masks": "estimated" if (run.folder / MASK_FOLDER).is_dir() else "given",
         "train_seconds": run.seconds,
         "steps": run.step,
         "rays": run.rays,

@@ -80,12 +80,19 @@ class Trainer:
     def step(self, folder: Path | None = None) -> dict[str, float]:
         """One optimisation step; returns the losses by name. A step whose loss or gradient is not finite changes nothing.
 
-        Raises RetriableError, after saving in `folder`, when memory runs out at the smallest batch.
+        Raises RetriableError when memory runs out: at the smallest batch after saving in `folder`, and without saving
+        between the steps of two optimisers, which nobody can take back.
         """
         values, rays = self._gradients_within_memory(folder)
         # A gradient that is not finite anywhere is not finite in the layers behind the tables, which are quick to look at.
         if self.guard.accepts({**values, "gradient": self.optimisers.gradient_norm()}):
-            self.optimisers.step()
+            try:
+                self.optimisers.step()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                kept = f"the last checkpoint in {folder} is whole" if folder else "nothing was saved"
+                raise RetriableError(f"training out of memory in the optimisers at step {self.clock.step}; {kept}") from error
         self.clock.step += 1
         self.rays_seen += rays
         return values

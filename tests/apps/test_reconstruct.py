@@ -223,11 +223,18 @@ def test_an_interruption_after_training_loses_nothing(scene, conf, tmp_path, ref
 
     with monkeypatch.context() as patch:
         patch.setattr("nsr.training.pipeline.run_mesh", interrupted)
-        refused(command, 75, f"interrupted after training, which is saved in {out}: run the same command again")
+        words = f"interrupted after training, which is saved in {out}: run the same command again"
+        refused([*command, "--overwrite"], 75, words, "again, without --overwrite, to continue")
+        refused(command, 75, words, "again to continue")
     capsys.readouterr()
     assert main([str(argument) for argument in command]) == 0
     assert f"continuing an unfinished run at step {VIEWS}" in capsys.readouterr().out
     assert metrics(out)["masks"] == "given"
+
+
+def test_what_cannot_begin_leaves_no_folders(tmp_path, conf, refused):
+    refused(["reconstruct", tmp_path / "typo", "--conf", conf, "--out", tmp_path / "a" / "b" / "c"], 3, "no such folder")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_wrong_mask_hides_no_surface(tmp_path, conf, monkeypatch):

@@ -185,7 +185,7 @@ def test_eval_measures_what_is_asked(run, tmp_path, capsys):
     assert "chamfer_percent_all" in metrics
     assert "psnr" in capsys.readouterr().out
     assert metrics["samples_per_pixel"] == 4
-    assert main(["eval", str(run.folder), "--eval_rendering", "--samples", "1"]) == 0
+    assert main(["eval", str(run.folder), "--samples", "1"]) == 0
     coarse = json.loads((run.folder / "metrics.json").read_text())
     assert coarse["samples_per_pixel"] == 1
     assert coarse["psnr"] != metrics["psnr"]

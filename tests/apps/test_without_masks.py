@@ -104,10 +104,18 @@ def test_masks_that_came_later_are_not_passed_over(files, tmp_path, capsys):
     shutil.copytree(out / FOLDER, ball / "mask")
     capsys.readouterr()
     assert nsr(*command) == USAGE
-    assert "unfinished run with estimated masks" in capsys.readouterr().err
+    assert "holds a run with estimated masks" in capsys.readouterr().err
+    assert nsr("train", "--is_continue", "--expname", out.name, "--exps_folder", _with_runs(out, tmp_path)) == USAGE
+    assert "holds a run with estimated masks" in capsys.readouterr().err
     assert nsr(*command, "--overwrite") == 0
     assert json.loads((out / "metrics.json").read_text())["masks"] == "given"
     assert not (out / FOLDER).exists()
+
+
+def _with_runs(run: Path, folder: Path) -> Path:
+    """An experiments folder with a copy of the run, under its name."""
+    shutil.copytree(run, folder / "exps" / run.name / "2026_01_01_00_00_00")
+    return folder / "exps"
 
 
 def test_data_masks_writes_a_folder_that_serves_as_mask(files, tmp_path, capsys):

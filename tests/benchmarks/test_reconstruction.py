@@ -86,6 +86,9 @@ def test_the_commit_tells_changes_apart(monkeypatch, tmp_path):
     assert len(seen[0]) == 12
     (tmp_path / "result.json").write_text("{}")
     assert module.commit() == seen[0]
+    git("add", ".")
+    git("commit", "--quiet", "--message", "not of the code")
+    assert module.commit() == seen[0]
     for name in ("nsr/code.py", "nsr/code.py", "nsr/new.py", "setup.py"):
         with open(tmp_path / name, "a") as file:
             file.write("b = 2\n")

@@ -288,7 +288,7 @@ def test_out_of_memory_halves_the_rays_then_gives_up_with_the_state_saved(tmp_pa
     assert (tmp_path / "checkpoints" / "latest.safetensors").exists()
 
 
-def test_out_of_memory_in_the_optimisers_does_not_step_twice(monkeypatch):
+def test_out_of_memory_in_the_optimisers_does_not_step_twice(tmp_path, monkeypatch):
     trainer = Trainer(small_config(), sphere_scene())
     calls = []
 
@@ -297,9 +297,10 @@ def test_out_of_memory_in_the_optimisers_does_not_step_twice(monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(trainer.optimisers, "step", step)
-    with pytest.raises(MemoryError):
-        trainer.step()
+    with pytest.raises(RetriableError, match=r"out of memory in the optimisers at step 0; the last checkpoint in .* is whole"):
+        trainer.step(tmp_path)
     assert len(calls) == 1
+    assert not any(tmp_path.iterdir())
     assert trainer.clock.step == 0
 
 
