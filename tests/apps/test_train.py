@@ -136,7 +136,15 @@ def test_the_same_seed_gives_the_same_run(scene, conf, tmp_path):
 
 
 def test_the_budget_bounds_the_time_and_alone_the_run(scene, conf, tmp_path):
-    options = ["--conf", conf, "--data_dir", scene, "--exps_folder", tmp_path]
+    options = [
+        "--conf",
+        conf,
+        "--data_dir",
+        scene,
+        "--exps_folder",
+        tmp_path,
+        "start.type=hull",
+    ]  # the quickest, on a busy machine
     nsr("train", *options, "--budget", 2.5)
     nsr("train", *options, "--budget", 100, "--nepoch", 1)
     nsr("train", *options, "--budget", 100, "train.nepoch=1")  # the override is asked for just as well

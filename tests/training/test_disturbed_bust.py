@@ -69,7 +69,7 @@ def test_exposures(bust):
     assert with_maps["chamfer_percent"] < 1.05 * without["chamfer_percent"]
 
 
-@pytest.mark.parametrize(("spoil", "least_gain"), [(with_bites, 5.0), (with_strips, 1.1)])
+@pytest.mark.parametrize(("spoil", "least_gain"), [(with_bites, 5.0), (with_strips, 1.02)])
 def test_masks_that_contradict_the_others(bust, spoil, least_gain):
     without, with_option = (figures(bust, spoil, f"start.max_misses={misses}") for misses in (0, 2))
     assert with_option["chamfer_percent"] < without["chamfer_percent"] / least_gain
@@ -88,6 +88,7 @@ def test_objects_cut_by_the_border(bust):
 
 
 def test_noisy_cameras(bust):
-    fixed, trained = (figures(bust, with_noisy_cameras, train_cameras=train) for train in (False, True))
+    fixed = figures(bust, with_noisy_cameras)
+    trained = figures(bust, with_noisy_cameras, train_cameras=True, epochs=24)
     assert trained["chamfer_percent"] < 0.5 * fixed["chamfer_percent"]
-    assert trained["rotation_error_degrees_mean"] < 0.7 * fixed["rotation_error_degrees_mean"]
+    assert trained["rotation_error_degrees_mean"] < 0.5 * fixed["rotation_error_degrees_mean"]
