@@ -4,8 +4,8 @@
 
 Each cell is the median over the seeds with the range behind it. Chamfer is symmetric, without alignment, in percent of the
 object radius, over the surface that at least two training views see (nsr/evaluation/chamfer.py states the protocol). Runs
-that exist in --out are not repeated, and those of another command or commit are refused. Nothing else should run on the machine
-meanwhile.
+that exist in --out are not repeated, and those of another command or other code are refused. Nothing else should run on
+the machine meanwhile.
 """
 
 from __future__ import annotations

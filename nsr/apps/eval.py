@@ -29,6 +29,7 @@ similarity. Mesh: 100k area-weighted samples per surface, exact point-to-triangl
 percent of the object radius; over the surface that two training views see, and over all of it (_all).
 After --train_cameras renderings and mesh are first aligned by the similarity that carries the refined training cameras onto
 the scene's ("aligned" in metrics.json says so).
+An option that is about one of the three measures that one, and those that others are about.
 Figures in an existing metrics.json that are not measured again are kept when they are of the same checkpoint."""
 
 # What each measurement may have written; a new one leaves nothing of an earlier one.
@@ -78,13 +79,14 @@ def run_eval(args: argparse.Namespace) -> None:
     earlier = _read_json(out)
     scene = run.load_scene()
     # Without a choice: everything for which the run's data have something to compare with.
-    everything = not (args.eval_rendering or args.samples or args.eval_cameras or args.gt)
+    of_renderings, of_cameras = args.eval_rendering or args.views or args.samples, args.eval_cameras or args.reference
+    everything = not (of_renderings or of_cameras or args.gt)
     measured: dict = {}
     replaced: list[re.Pattern] = []
-    if args.eval_rendering or args.views or args.samples or everything:
+    if of_renderings or everything:
         measured |= rendering_metrics(run, scene, args.views, args.samples or 2)
         replaced.append(RENDERING)
-    if args.eval_cameras or args.reference:
+    if of_cameras:
         measured |= camera_metrics(run, scene, args.reference)
         replaced.append(CAMERAS)
     mesh_file = args.gt or (scene.ground_truth if everything else None)

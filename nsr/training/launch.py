@@ -328,6 +328,8 @@ def train(
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if estimated is not None:
             write_masks(estimated, folder / MASK_FOLDER)
+        elif not checkpoint_path(folder).is_file():  # of a run that did not come to its first checkpoint
+            shutil.rmtree(folder / MASK_FOLDER, ignore_errors=True)
         trainer.save(folder)
         with atomic_write(folder / "runconf.conf") as file:
             file.write(to_hocon(to_tree(trainer.config)))

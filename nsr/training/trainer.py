@@ -92,7 +92,8 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
                 kept = f"the last checkpoint in {folder} is whole" if folder else "nothing was saved"
-                raise RetriableError(f"training out of memory in the optimisers at step {self.clock.step}; {kept}") from error
+                where = f"in the optimisers at step {self.clock.step}"
+                raise RetriableError(f"training out of memory {where}; {kept}; free some memory") from error
         self.clock.step += 1
         self.rays_seen += rays
         return values
@@ -199,7 +200,7 @@ class Trainer:
         """Start, unless that has been done, and train to the end of the schedule, with checkpoints in `folder`.
 
         on_step is called after every step with the losses; its time is not counted as training time.
-        Raises RetriableError after saving, when a signal asks to stop or memory runs out at the smallest batch;
+        Raises RetriableError, after saving where step says so, when a signal asks to stop or memory runs out;
         TrainingError when the losses stay non-finite.
         """
         self.start()

@@ -164,3 +164,14 @@ def test_a_sphere_that_is_none_is_refused(files, tmp_path, sphere):
 
 def test_a_built_in_scene_takes_no_sphere(tmp_path):
     assert nsr("reconstruct", "bust", "--out", tmp_path / "out", "--sphere", 0, 0, 0, 1) == USAGE
+
+
+def test_an_estimate_without_a_run_is_not_taken_for_that_of_the_next(files, tmp_path):
+    """What a process that died between its first files left behind."""
+    ball, out = shutil.copytree(files / "ball", tmp_path / "ball"), tmp_path / "out"
+    shutil.copytree(files / "run" / FOLDER, out / FOLDER)
+    shutil.copytree(files / "run" / FOLDER, ball / "mask")
+    options = ["--conf", files / "tiny.conf", "--resolution", 16, "--mesh-only", "train.budget=0", "train.nepoch=1"]
+    assert nsr("reconstruct", ball, "--out", out, *options) == 0
+    assert json.loads((out / "metrics.json").read_text())["masks"] == "given"
+    assert not (out / FOLDER).exists()
