@@ -367,7 +367,8 @@ def train(
 def run_folder(folder: Path, new: bool = False) -> Iterator[None]:
     """Hold a run folder for this process; where no file but the lock was made, an error leaves everything as it was found.
 
-    new: the folder was made for this run, and goes with it. Raises UsageError when another process is writing the folder.
+    new: the folder was made for this run, and goes with it (its parents stay). Raises UsageError when another process is
+    writing the folder.
     """
     found = set(folder.iterdir()) if folder.is_dir() else set()
     missing = [place for place in (folder, *folder.parents) if not place.exists()]  # the innermost first
