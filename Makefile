@@ -33,8 +33,9 @@ test: setup  ## lint, compile-check the CUDA sources where nvcc exists, run the 
 	scripts/check_cuda_compile.sh
 	$(BIN)/python -m pytest -n 2
 
-lint: setup  ## ruff only
+lint: setup  ## ruff and the rules about layers and files, in seconds
 	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q tests/architecture
 
 clean:  ## remove what setup and the build made
 	rm -rf $(VENV) build *.egg-info nsr/*.so

@@ -63,7 +63,8 @@ def run_train(args: argparse.Namespace) -> int:
     experiment = experiment_name(args.expname, args.conf, args.data_dir, args.scan_id)
     check_folder(args.exps_folder / experiment, "--exps_folder")
 
-    from nsr.training.launch import RunRequest, continue_trainer, new_trainer, open_scene, refuse_errors, run_folder, train
+    from nsr.training.continuation import continue_trainer
+    from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, run_folder, train
     from nsr.training.run import find_run_folder, new_run_folder
 
     request = RunRequest(

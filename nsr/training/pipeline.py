@@ -18,8 +18,9 @@ from nsr.geometry.poses import transform_cameras, turntable_cameras
 from nsr.geometry.raycast import Raycaster
 from nsr.geometry.unseen import Unseen, treat_unseen
 from nsr.models.idr import IDRModel
+from nsr.training.continuation import resume_trainer
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
-from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, resume_trainer, run_folder, train
+from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, run_folder, train
 from nsr.training.log import peak_memory_mb
 from nsr.training.results import (
     check_min_views,
