@@ -15,27 +15,8 @@ constexpr int64_t kGrain = 128;  // points below which a second thread costs mor
 template <typename T>
 void harmonics_rows(int degree, Row<T>* rows) {
 #pragma GCC ivdep
-  for (int i = 0; i < kLanes; ++i) {
-    const T x = rows[0][i], y = rows[1][i], z = rows[2][i];
-    if (degree >= 2) {
-      const HarmonicsBand2<T> band = harmonics_band_2(x, y, z);
-      rows[3][i] = band.h0;
-      rows[4][i] = band.h1;
-      rows[5][i] = band.h2;
-      rows[6][i] = band.h3;
-      rows[7][i] = band.h4;
-    }
-    if (degree >= 3) {
-      const HarmonicsBand3<T> band = harmonics_band_3(x, y, z);
-      rows[8][i] = band.h0;
-      rows[9][i] = band.h1;
-      rows[10][i] = band.h2;
-      rows[11][i] = band.h3;
-      rows[12][i] = band.h4;
-      rows[13][i] = band.h5;
-      rows[14][i] = band.h6;
-    }
-  }
+  for (int i = 0; i < kLanes; ++i)
+    harmonics_beyond_direction(degree, rows[0][i], rows[1][i], rows[2][i], [&](int k, T value) { rows[k][i] = value; });
 }
 
 // a_0, and with kJacobian J.

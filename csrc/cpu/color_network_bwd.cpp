@@ -16,26 +16,11 @@ template <typename T>
 void harmonics_rows_vjp(int degree, const Row<T>* view, Row<T>* grad) {
 #pragma GCC ivdep
   for (int i = 0; i < kLanes; ++i) {
-    const T x = view[0][i], y = view[1][i], z = view[2][i];
-    T gx = grad[0][i], gy = grad[1][i], gz = grad[2][i];
-    if (degree >= 2) {
-      const HarmonicsBand2<T> band{grad[3][i], grad[4][i], grad[5][i], grad[6][i], grad[7][i]};
-      const HarmonicsGradient<T> g = harmonics_band_2_vjp(x, y, z, band);
-      gx += g.x;
-      gy += g.y;
-      gz += g.z;
-    }
-    if (degree >= 3) {
-      const HarmonicsBand3<T> band{grad[8][i],  grad[9][i],  grad[10][i], grad[11][i],
-                                   grad[12][i], grad[13][i], grad[14][i]};
-      const HarmonicsGradient<T> g = harmonics_band_3_vjp(x, y, z, band);
-      gx += g.x;
-      gy += g.y;
-      gz += g.z;
-    }
-    grad[0][i] = gx;
-    grad[1][i] = gy;
-    grad[2][i] = gz;
+    const HarmonicsGradient<T> g =
+        harmonics_vjp(degree, view[0][i], view[1][i], view[2][i], [&](int k) { return grad[k][i]; });
+    grad[0][i] = g.x;
+    grad[1][i] = g.y;
+    grad[2][i] = g.z;
   }
 }
 

@@ -6,26 +6,19 @@
 
 namespace nsr::cpu {
 
-// The rows that the forward pass keeps of a tile, in the order of SdfNetwork::kept.
+// The rows that the forward pass keeps of a tile, where SdfNetwork::kept_... says.
 template <typename T>
 struct KeptRows {
   Row<T>* input;           // a_0
   Row<T>* input_gradient;  // p_0
-  Row<T>* jacobian;        // J: row 3 k + d is d h_k / d x_d
+  Row<T>* jacobian;        // J
   Row<T>* z[kMaxDenseLayers];
   Row<T>* p[kMaxDenseLayers];  // of all hidden layers but the last
 
-  KeptRows(const SdfNetwork<T>& network, Row<T>* row) {
-    const auto next = [&row](int count) {
-      Row<T>* const first = row;
-      row += count;
-      return first;
-    };
-    input = next(network.visible());
-    input_gradient = next(network.visible());
-    jacobian = next(3 * (network.visible() - 3));
-    for (int l = 0; l < network.hidden(); ++l) z[l] = next(network.width(l));
-    for (int l = 0; l + 1 < network.hidden(); ++l) p[l] = next(network.width(l));
+  KeptRows(const SdfNetwork<T>& network, Row<T>* row)
+      : input(row), input_gradient(row + network.kept_input_gradient()), jacobian(row + network.kept_jacobian()) {
+    for (int l = 0; l < network.hidden(); ++l) z[l] = row + network.kept_z(l);
+    for (int l = 0; l + 1 < network.hidden(); ++l) p[l] = row + network.kept_p(l);
   }
 };
 

@@ -16,7 +16,7 @@ __global__ void adam_kernel(AdamRates<T> rates, int64_t n, T* value, const T* gr
 
 template <typename T>
 void adam_touched(void* stream, const AdamRates<T>& rates, int64_t n, T* value, const T* gradient, T* mean, T* square) {
-  NSR_CUDA_LAUNCH(stream, n, adam_kernel<T>, rates, n, value, gradient, mean, square);
+  launch_items(stream, n, adam_kernel<T>, rates, n, value, gradient, mean, square);
 }
 
 template void adam_touched<float>(void*, const AdamRates<float>&, int64_t, float*, const float*, float*, float*);

@@ -142,7 +142,7 @@ void patch_ncc(void* stream, const PatchImages<T>& images, const PatchOptions& o
                const T* x, const T* normal, const T* pixels, const int64_t* view, const int64_t* source, T* ncc,
                bool* valid, T* jacobian_x, T* jacobian_normal) {
   const int64_t pairs = n * sources;
-  NSR_CUDA_LAUNCH(stream, pairs * kWarp, patch_ncc_kernel<T>, images, options, pairs, sources, x, normal, pixels, view,
+  launch_items(stream, pairs * kWarp, patch_ncc_kernel<T>, images, options, pairs, sources, x, normal, pixels, view,
                   source, ncc, valid, jacobian_x, jacobian_normal);
 }
 

@@ -67,37 +67,37 @@ __global__ void scan_kernel(int64_t rays, int64_t samples, const T* values, cons
 template <typename T>
 void sphere_trace_start(void* stream, int64_t rays, const T* origins, const T* directions, double radius,
                         const bool* seek_minimum, TraceState<T>* state, TraceFlags* flags) {
-  NSR_CUDA_LAUNCH(stream, rays, start_kernel<T>, rays, origins, directions, T(radius), seek_minimum, state, flags);
+  launch_items(stream, rays, start_kernel<T>, rays, origins, directions, T(radius), seek_minimum, state, flags);
 }
 
 template <typename T>
 void sphere_trace_march(void* stream, const TraceOptions& options, int64_t items, const int64_t* item, const T* values,
                         TraceState<T>* state, TraceFlags* flags, bool* alive) {
-  NSR_CUDA_LAUNCH(stream, items, march_kernel<T>, options, items, item, values, state, flags, alive);
+  launch_items(stream, items, march_kernel<T>, options, items, item, values, state, flags, alive);
 }
 
 template <typename T>
 void sphere_trace_points(void* stream, int64_t items, const int64_t* item, const T* origins, const T* directions,
                          const TraceState<T>* state, T* points) {
-  NSR_CUDA_LAUNCH(stream, items, points_kernel<T>, items, item, origins, directions, state, points);
+  launch_items(stream, items, points_kernel<T>, items, item, origins, directions, state, points);
 }
 
 template <typename T>
 void sphere_trace_secant(void* stream, int64_t items, const int64_t* row, const T* values, TraceBracket<T>* brackets,
                          bool* alive) {
-  NSR_CUDA_LAUNCH(stream, items, secant_kernel<T>, items, row, values, brackets, alive);
+  launch_items(stream, items, secant_kernel<T>, items, row, values, brackets, alive);
 }
 
 template <typename T>
 void sphere_trace_secant_points(void* stream, int64_t items, const int64_t* row, const T* origins, const T* directions,
                                 const TraceBracket<T>* brackets, T* points) {
-  NSR_CUDA_LAUNCH(stream, items, secant_points_kernel<T>, items, row, origins, directions, brackets, points);
+  launch_items(stream, items, secant_points_kernel<T>, items, row, origins, directions, brackets, points);
 }
 
 template <typename T>
 void sphere_trace_scan(void* stream, int64_t rays, int64_t samples, const T* values, const T* orientation,
                        int64_t* crossing, int64_t* minimum) {
-  NSR_CUDA_LAUNCH(stream, rays, scan_kernel<T>, rays, samples, values, orientation, crossing, minimum);
+  launch_items(stream, rays, scan_kernel<T>, rays, samples, values, orientation, crossing, minimum);
 }
 
 #define NSR_INSTANTIATE(T)                                                                                            \

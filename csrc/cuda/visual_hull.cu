@@ -42,13 +42,13 @@ __global__ void visual_hull_kernel(HullViews<T> views, HullRules rules, int64_t 
 
 void visual_hull_columns(void* stream, int64_t views, int32_t height, int32_t width, const bool* masks,
                          int16_t* columns) {
-  NSR_CUDA_LAUNCH(stream, views * width, columns_kernel, views * width, height, width, masks, columns);
+  launch_items(stream, views * width, columns_kernel, views * width, height, width, masks, columns);
 }
 
 template <typename T>
 void visual_hull(void* stream, const HullViews<T>& views, const HullRules& rules, int64_t resolution, const T* axis,
                  bool* occupied) {
-  NSR_CUDA_LAUNCH(stream, resolution * resolution * resolution, visual_hull_kernel<T>, views, rules, resolution, axis,
+  launch_items(stream, resolution * resolution * resolution, visual_hull_kernel<T>, views, rules, resolution, axis,
                   occupied);
 }
 

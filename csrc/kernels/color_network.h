@@ -48,13 +48,12 @@ struct ColorNetwork : DenseLayers<T> {
   // Outputs of the grid that are not always zero.
   NSR_HD int visible() const { return grid.active_levels * grid.features; }
 
-  // Numbers per point that the forward pass keeps for its backward pass: a_0, the rows of J, a_l of every hidden layer,
-  // rgb.
-  NSR_HD int kept() const {
-    int numbers = inputs() + 3 * visible() + kColors;
-    for (int l = 0; l < this->hidden(); ++l) numbers += this->width(l);
-    return numbers;
-  }
+  // The numbers per point that the forward pass keeps for its backward pass, and their places: a_0, the rows of J
+  // (3 k + d is d h_k / d x_d, of active levels), a_l of every hidden layer, rgb.
+  NSR_HD int kept_jacobian() const { return inputs(); }
+  NSR_HD int kept_hidden(int l) const { return kept_jacobian() + 3 * visible() + this->widths_before(l); }
+  NSR_HD int kept_rgb() const { return kept_hidden(this->hidden()); }
+  NSR_HD int kept() const { return kept_rgb() + kColors; }
 };
 
 // points, normals and view directions (from the camera) [n, 3], features [n, features]. Normals and directions are null

@@ -28,6 +28,20 @@ struct DenseLayers {
   NSR_HD int width(int l) const { return layer[l].outputs; }
   NSR_HD const DenseLayer<T>& output() const { return layer[layers - 1]; }
   NSR_HD int used_inputs(int l) const { return l == 0 ? first_inputs : layer[l].inputs; }
+  NSR_HD int widths_before(int l) const {
+    int sum = 0;
+    for (int i = 0; i < l; ++i) sum += width(i);
+    return sum;
+  }
+
+  // Places of the parameters in one array, weight and bias of each layer in turn.
+  NSR_HD int64_t weight_place(int l) const {
+    int64_t place = 0;
+    for (int i = 0; i < l; ++i) place += int64_t(layer[i].outputs) * (layer[i].inputs + 1);
+    return place;
+  }
+  NSR_HD int64_t bias_place(int l) const { return weight_place(l) + int64_t(layer[l].outputs) * layer[l].inputs; }
+  NSR_HD int64_t parameters() const { return weight_place(layers); }
 };
 
 // Where the gradients of the layers go, in the shapes of the layers; all of them are wanted or none (null pointers).

@@ -15,6 +15,12 @@
 #include "trace_ray.h"
 #include "visual_hull.h"
 
+namespace nsr {
+
+constexpr int kLanes = 16;  // points per tile of what a network's forward pass keeps, and on the CPU of its arithmetic
+
+}  // namespace nsr
+
 namespace nsr::cpu {
 
 // h [n, levels * features] and, unless null, jacobian [n, levels * features, 3].
@@ -77,9 +83,6 @@ void visual_hull_columns(int64_t views, int32_t height, int32_t width, const boo
 // occupied [resolution, resolution, resolution], axis [resolution] ascending.
 template <typename T>
 void visual_hull(const HullViews<T>& views, const HullRules& rules, int64_t resolution, const T* axis, bool* occupied);
-
-// The ops on whole networks exist on the CPU only, so far.
-constexpr int kLanes = 16;  // points per tile of a network, and so of what its forward pass keeps
 
 // sdf [n].
 template <typename T>
@@ -162,5 +165,26 @@ void visual_hull_columns(void* stream, int64_t views, int32_t height, int32_t wi
 template <typename T>
 void visual_hull(void* stream, const HullViews<T>& views, const HullRules& rules, int64_t resolution, const T* axis,
                  bool* occupied);
+
+// The ops on whole networks. Each takes `scratch` of so many bytes as its _scratch says for the same arguments; -1: the
+// network is too wide for the shared memory of the device.
+#define NSR_WITH_SCRATCH(op, ...)          \
+  template <typename T>                    \
+  int64_t op##_scratch(__VA_ARGS__);       \
+  template <typename T>                    \
+  void op(void* stream, __VA_ARGS__, void* scratch);
+
+NSR_WITH_SCRATCH(sdf_network, const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf)
+NSR_WITH_SCRATCH(sdf_and_normal, const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf, T* feature, T* gradient,
+                 T* kept)
+NSR_WITH_SCRATCH(sdf_and_normal_bwd, const SdfNetwork<T>& network, int64_t n, int64_t entries, const T* x,
+                 const T* kept, const SdfCotangents<T>& cotangents, const SdfGradients<T>& gradients)
+NSR_WITH_SCRATCH(trace_sdf_network, const SdfNetwork<T>& network, const TracePlan& plan, int64_t rays,
+                 const T* origins, const T* directions, const bool* mask, T* distance, bool* hit, int32_t* evaluations)
+NSR_WITH_SCRATCH(color_network, const ColorNetwork<T>& network, int64_t n, const ColorInputs<T>& inputs, T* rgb,
+                 T* kept)
+NSR_WITH_SCRATCH(color_network_bwd, const ColorNetwork<T>& network, int64_t n, int64_t entries, const T* points,
+                 const T* kept, const T* grad_rgb, const ColorGradients<T>& gradients)
+#undef NSR_WITH_SCRATCH
 
 }  // namespace nsr::cuda

@@ -59,6 +59,11 @@ NSR_HD ActivationPoint<T> activate(T z) {
     return softplus_100(z);
 }
 
+template <typename T>
+NSR_HD ActivationPoint<T> activate(Activation kind, T z) {
+  return kind == kSquareplus ? squareplus(z) : softplus_100(z);
+}
+
 // Of the inputs of the first layer, the point and the active levels of the grid are used.
 template <typename T>
 struct SdfNetwork : DenseLayers<T> {
@@ -68,13 +73,13 @@ struct SdfNetwork : DenseLayers<T> {
 
   NSR_HD int visible() const { return this->first_inputs; }
 
-  // Numbers per point that the forward pass with normal keeps for its backward pass: a_0, p_0, the rows of J, then z_l
-  // of every hidden layer, then p_l of all but the last.
-  NSR_HD int kept() const {
-    int numbers = 2 * visible() + 3 * (visible() - 3);
-    for (int l = 0; l < this->hidden(); ++l) numbers += this->width(l) + (l + 1 < this->hidden() ? this->width(l) : 0);
-    return numbers;
-  }
+  // The numbers per point that the forward pass with normal keeps for its backward pass, and their places: a_0, p_0, the
+  // rows of J (3 k + d is d h_k / d x_d), z_l of every hidden layer, p_l of all but the last.
+  NSR_HD int kept_input_gradient() const { return visible(); }
+  NSR_HD int kept_jacobian() const { return 2 * visible(); }
+  NSR_HD int kept_z(int l) const { return kept_jacobian() + 3 * (visible() - 3) + this->widths_before(l); }
+  NSR_HD int kept_p(int l) const { return kept_z(this->hidden()) + this->widths_before(l); }
+  NSR_HD int kept() const { return kept_p(this->hidden() - 1); }
 };
 
 // Cotangents of the outputs, each [n, ...] or null for zeros: sdf [n], feature [n, width of the output layer - 1],

@@ -67,4 +67,44 @@ NSR_HD HarmonicsGradient<T> harmonics_band_3_vjp(T x, T y, T z, HarmonicsBand3<T
               f * g.h5 * (xx - yy)};
 }
 
+// set(k, Y_k) for the bands from 2 up to the degree; the direction's own numbers are k = 0, 1, 2.
+template <typename T, typename Set>
+NSR_HD void harmonics_beyond_direction(int degree, T x, T y, T z, const Set& set) {
+  if (degree >= 2) {
+    const HarmonicsBand2<T> band = harmonics_band_2(x, y, z);
+    set(3, band.h0);
+    set(4, band.h1);
+    set(5, band.h2);
+    set(6, band.h3);
+    set(7, band.h4);
+  }
+  if (degree >= 3) {
+    const HarmonicsBand3<T> band = harmonics_band_3(x, y, z);
+    set(8, band.h0);
+    set(9, band.h1);
+    set(10, band.h2);
+    set(11, band.h3);
+    set(12, band.h4);
+    set(13, band.h5);
+    set(14, band.h6);
+  }
+}
+
+// d/d(x, y, z) of sum_k get(k) Y_k over all bands up to the degree, from 1 on.
+template <typename T, typename Get>
+NSR_HD HarmonicsGradient<T> harmonics_vjp(int degree, T x, T y, T z, const Get& get) {
+  HarmonicsGradient<T> sum{get(0), get(1), get(2)};
+  if (degree >= 2) {
+    const HarmonicsGradient<T> g =
+        harmonics_band_2_vjp(x, y, z, HarmonicsBand2<T>{get(3), get(4), get(5), get(6), get(7)});
+    sum = {sum.x + g.x, sum.y + g.y, sum.z + g.z};
+  }
+  if (degree >= 3) {
+    const HarmonicsGradient<T> g = harmonics_band_3_vjp(
+        x, y, z, HarmonicsBand3<T>{get(8), get(9), get(10), get(11), get(12), get(13), get(14)});
+    sum = {sum.x + g.x, sum.y + g.y, sum.z + g.z};
+  }
+  return sum;
+}
+
 }  // namespace nsr

@@ -1,5 +1,5 @@
 // color_network and its derivative: checks, allocation, dispatch. Schemas in library.cpp, documentation in
-// nsr/ops/color_network.py. On the CPU only, so far.
+// nsr/ops/color_network.py.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 
@@ -23,7 +23,7 @@ struct ColorTensors {
   LayerTensors layers;
 
   int64_t count() const { return points.size(0); }
-  int64_t tiles() const { return (count() + cpu::kLanes - 1) / cpu::kLanes; }
+  int64_t tiles() const { return (count() + kLanes - 1) / kLanes; }
 
   template <typename T>
   ColorInputs<T> describe_inputs() const {
@@ -85,8 +85,8 @@ std::tuple<Tensor, Tensor> color_network(const Tensor& points, const OptionalTen
   Tensor kept;
   AT_DISPATCH_FLOATING_TYPES(points.scalar_type(), "color_network", [&] {
     const ColorNetwork<scalar_t> network = tensors.describe<scalar_t>();
-    kept = at::empty({keep ? tensors.tiles() : 0, network.kept(), cpu::kLanes}, points.options());
-    cpu::color_network(network, tensors.count(), tensors.describe_inputs<scalar_t>(), rgb.mutable_data_ptr<scalar_t>(),
+    kept = at::empty({keep ? tensors.tiles() : 0, network.kept(), kLanes}, points.options());
+    NSR_LAUNCH_WITH_SCRATCH(points, color_network, network, tensors.count(), tensors.describe_inputs<scalar_t>(), rgb.mutable_data_ptr<scalar_t>(),
                        keep ? kept.mutable_data_ptr<scalar_t>() : nullptr);
   });
   return {rgb, kept};
@@ -108,10 +108,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> color_network_bwd(
   const Tensor grad_table = empty_if(table, needs[4]), grad_parameters = empty_if(parameters, needs[5]);
   AT_DISPATCH_FLOATING_TYPES(points.scalar_type(), "color_network_bwd", [&] {
     const ColorNetwork<scalar_t> network = tensors.describe<scalar_t>();
-    TORCH_CHECK(kept.sizes() == IntArrayRef({tensors.tiles(), network.kept(), cpu::kLanes}) &&
+    TORCH_CHECK(kept.sizes() == IntArrayRef({tensors.tiles(), network.kept(), kLanes}) &&
                     kept.scalar_type() == points.scalar_type() && kept.is_contiguous(),
                 op, ": expected kept as color_network(..., keep=True) returns it for these points, [", tensors.tiles(),
-                ", ", network.kept(), ", ", int64_t(cpu::kLanes), "]; got ", kept.sizes());
+                ", ", network.kept(), ", ", int64_t(kLanes), "]; got ", kept.sizes());
     ColorGradients<scalar_t> gradients{};
     gradients.points = pointer_if<scalar_t>(grad_points, needs[0]);
     gradients.normals = pointer_if<scalar_t>(grad_normals, needs[1]);
@@ -119,7 +119,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> color_network_bwd(
     gradients.features = pointer_if<scalar_t>(grad_features, needs[3]);
     gradients.table = pointer_if<scalar_t>(grad_table, needs[4]);
     if (needs[5]) gradients.layers = tensors.layers.gradients_in<scalar_t>(grad_parameters);
-    cpu::color_network_bwd(network, tensors.count(), table.size(0), tensors.points.const_data_ptr<scalar_t>(),
+    NSR_LAUNCH_WITH_SCRATCH(points, color_network_bwd, network, tensors.count(), table.size(0), tensors.points.const_data_ptr<scalar_t>(),
                            kept.const_data_ptr<scalar_t>(), of_rgb.const_data_ptr<scalar_t>(), gradients);
   });
   return {grad_points, grad_normals, grad_view_dirs, grad_features, grad_table, grad_parameters};
@@ -127,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> color_network_bwd(
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(nsr, CPU, m) {
+NSR_REGISTER(m) {
   m.impl("color_network", &color_network);
   m.impl("color_network_bwd", &color_network_bwd);
 }

@@ -1,5 +1,5 @@
 // sdf_network, sdf_and_normal and its derivative: checks, allocation, dispatch. Schemas in library.cpp, documentation
-// in nsr/ops/sdf_network.py. On the CPU only, so far.
+// in nsr/ops/sdf_network.py.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 
@@ -20,13 +20,13 @@ Tensor sdf_network(const Tensor& x, const Tensor& table, IntArrayRef resolutions
       check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters, widths, activation, op);
   const Tensor sdf = at::empty({x.size(0)}, x.options()), points = x.contiguous();
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_network", [&] {
-    cpu::sdf_network(network.describe<scalar_t>(), x.size(0), points.const_data_ptr<scalar_t>(),
+    NSR_LAUNCH_WITH_SCRATCH(x, sdf_network, network.describe<scalar_t>(), x.size(0), points.const_data_ptr<scalar_t>(),
                      sdf.mutable_data_ptr<scalar_t>());
   });
   return sdf;
 }
 
-int64_t tiles_of(const Tensor& x) { return (x.size(0) + cpu::kLanes - 1) / cpu::kLanes; }
+int64_t tiles_of(const Tensor& x) { return (x.size(0) + kLanes - 1) / kLanes; }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sdf_and_normal(const Tensor& x, const Tensor& table, IntArrayRef resolutions,
                                                           IntArrayRef offsets, bool smoothstep, double extent,
@@ -42,8 +42,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sdf_and_normal(const Tensor& x, const
   Tensor kept;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_and_normal", [&] {
     const SdfNetwork<scalar_t> description = network.describe<scalar_t>();
-    kept = at::empty({keep ? tiles_of(x) : 0, description.kept(), cpu::kLanes}, x.options());
-    cpu::sdf_and_normal(description, n, points.const_data_ptr<scalar_t>(), sdf.mutable_data_ptr<scalar_t>(),
+    kept = at::empty({keep ? tiles_of(x) : 0, description.kept(), kLanes}, x.options());
+    NSR_LAUNCH_WITH_SCRATCH(x, sdf_and_normal, description, n, points.const_data_ptr<scalar_t>(), sdf.mutable_data_ptr<scalar_t>(),
                         feature.mutable_data_ptr<scalar_t>(), gradient.mutable_data_ptr<scalar_t>(),
                         keep ? kept.mutable_data_ptr<scalar_t>() : nullptr);
   });
@@ -76,17 +76,17 @@ std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
   const Tensor grad_parameters = empty_if(parameters, need_parameters);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_and_normal_bwd", [&] {
     const SdfNetwork<scalar_t> description = network.describe<scalar_t>();
-    TORCH_CHECK(kept.sizes() == IntArrayRef({tiles_of(x), description.kept(), cpu::kLanes}) &&
+    TORCH_CHECK(kept.sizes() == IntArrayRef({tiles_of(x), description.kept(), kLanes}) &&
                     kept.scalar_type() == x.scalar_type() && kept.is_contiguous(),
                 op, ": expected kept as sdf_and_normal(..., keep=True) returns it for these points, [", tiles_of(x),
-                ", ", description.kept(), ", ", int64_t(cpu::kLanes), "]; got ", kept.sizes());
+                ", ", description.kept(), ", ", int64_t(kLanes), "]; got ", kept.sizes());
     SdfGradients<scalar_t> gradients{};
     gradients.x = pointer_if<scalar_t>(grad_x, need_x);
     gradients.table = pointer_if<scalar_t>(grad_table, need_table);
     if (need_parameters) gradients.layers = network.layers.gradients_in<scalar_t>(grad_parameters);
     const SdfCotangents<scalar_t> cotangents{pointer_or_null<scalar_t>(of_sdf), pointer_or_null<scalar_t>(of_feature),
                                              pointer_or_null<scalar_t>(of_gradient)};
-    cpu::sdf_and_normal_bwd(description, n, table.size(0), points.const_data_ptr<scalar_t>(),
+    NSR_LAUNCH_WITH_SCRATCH(x, sdf_and_normal_bwd, description, n, table.size(0), points.const_data_ptr<scalar_t>(),
                             kept.const_data_ptr<scalar_t>(), cotangents, gradients);
   });
   return {grad_x, grad_table, grad_parameters};
@@ -94,7 +94,7 @@ std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(nsr, CPU, m) {
+NSR_REGISTER(m) {
   m.impl("sdf_network", &sdf_network);
   m.impl("sdf_and_normal", &sdf_and_normal);
   m.impl("sdf_and_normal_bwd", &sdf_and_normal_bwd);

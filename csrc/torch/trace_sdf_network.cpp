@@ -1,5 +1,5 @@
 // trace_sdf_network: checks, allocation, dispatch. Schema in library.cpp, documentation in
-// nsr/ops/trace_sdf_network.py. On the CPU only, so far.
+// nsr/ops/trace_sdf_network.py.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 
@@ -44,7 +44,7 @@ std::tuple<Tensor, Tensor, Tensor> trace_sdf_network(
   const Tensor hit = at::empty({rays}, origins.options().dtype(at::kBool));
   const Tensor evaluations = at::empty({rays}, origins.options().dtype(at::kInt));
   AT_DISPATCH_FLOATING_TYPES(origins.scalar_type(), "trace_sdf_network", [&] {
-    cpu::trace_sdf_network(network.describe<scalar_t>(), plan, rays, from.const_data_ptr<scalar_t>(),
+    NSR_LAUNCH_WITH_SCRATCH(origins, trace_sdf_network, network.describe<scalar_t>(), plan, rays, from.const_data_ptr<scalar_t>(),
                            along.const_data_ptr<scalar_t>(), mask.defined() ? mask.const_data_ptr<bool>() : nullptr,
                            distance.mutable_data_ptr<scalar_t>(), hit.mutable_data_ptr<bool>(),
                            evaluations.mutable_data_ptr<int32_t>());
@@ -54,6 +54,6 @@ std::tuple<Tensor, Tensor, Tensor> trace_sdf_network(
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(nsr, CPU, m) { m.impl("trace_sdf_network", &trace_sdf_network); }
+NSR_REGISTER(m) { m.impl("trace_sdf_network", &trace_sdf_network); }
 
 }  // namespace nsr

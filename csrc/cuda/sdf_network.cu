@@ -1,0 +1,37 @@
+// The signed distance alone on the GPU: a thread per point.
+#include "sdf_network_tile.cuh"
+
+namespace nsr::cuda {
+namespace {
+
+template <typename T>
+__global__ void sdf_network_kernel(SdfNetwork<T> network, int rows, int64_t n, const T* x, T* sdf) {
+  for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < n; first += int64_t(gridDim.x) * blockDim.x) {
+    const int64_t i = first + threadIdx.x, at = point_of(i, n);  // threads behind the end repeat the last point
+    const T point[3] = {x[3 * at], x[3 * at + 1], x[3 * at + 2]};
+    const T value = evaluate(network, point, rows);
+    if (i < n) sdf[i] = value;
+  }
+}
+
+}  // namespace
+
+template <typename T>
+int64_t sdf_network_scratch(const SdfNetwork<T>& network, int64_t n, const T*, T*) {
+  return plan_tiles<T>(sdf_network_kernel<T>, n, evaluation_rows(network)).scratch(0);
+}
+
+template <typename T>
+void sdf_network(void* stream, const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf, void*) {
+  const int rows = evaluation_rows(network);
+  launch_tiles(stream, plan_tiles<T>(sdf_network_kernel<T>, n, rows), sdf_network_kernel<T>, network, rows, n, x, sdf);
+}
+
+#define NSR_INSTANTIATE(T)                                                                  \
+  template int64_t sdf_network_scratch<T>(const SdfNetwork<T>&, int64_t, const T*, T*);     \
+  template void sdf_network<T>(void*, const SdfNetwork<T>&, int64_t, const T*, T*, void*);
+NSR_INSTANTIATE(float)
+NSR_INSTANTIATE(double)
+#undef NSR_INSTANTIATE
+
+}  // namespace nsr::cuda
