@@ -235,7 +235,7 @@ def trace_cases(inputs: Inputs) -> Iterator[Case]:
     network, rays, options = inputs.sdf, inputs.rays(), inputs.config.model.ray_tracer
     n = inputs.size.rays
     # Counted: the evaluations that this trace takes, not the steps of the state machine between them.
-    evaluations = trace_sdf_network(network, rays, options).evaluations
+    evaluations = int(trace_sdf_network(network, rays, options).evaluations)
     yield Case(
         "trace_sdf_network",
         lambda: lambda: trace_sdf_network(network, rays, options),

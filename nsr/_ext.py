@@ -9,6 +9,7 @@ Nothing is loaded on import. The environment variable NSR_BACKEND chooses per ca
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -116,6 +117,17 @@ def use_backend(name: Backend) -> Iterator[None]:
             os.environ["NSR_BACKEND"] = before
 
 
+def served_natively(kind: str) -> bool:
+    """Whether the native library serves the next call with tensors on this kind of device ("cpu", "cuda")."""
+    return backend() == "native" and kind in _devices()
+
+
+@functools.cache
+def _devices() -> frozenset[str]:
+    """The kinds of device that the library, which must be loaded, was built for."""
+    return frozenset(("cpu",) if build_report()["cuda"] == "no" else ("cpu", "cuda"))
+
+
 def check_device_served(kind: str) -> None:
     """Refuse a kind of device ("cpu", "cuda") for whose tensors the backend of the next call has no kernels.
 
@@ -123,14 +135,11 @@ def check_device_served(kind: str) -> None:
         ExtensionError: the native library serves the next call, and was built without that device.
         ConfigError: see `backend`.
     """
-    if kind == "cpu" or backend() == "reference":
-        return
-    report = build_report()
-    if kind == "cuda" and report["cuda"] != "no":
+    if kind == "cpu" or backend() == "reference" or kind in _devices():
         return
     raise ExtensionError(
-        f"nsr: the native library {report['library']} has no kernels for {kind}: it was built for "
-        f"{'cpu alone' if report['cuda'] == 'no' else 'cpu and cuda'}. Use --device cpu; for cuda, build it again where torch "
+        f"nsr: the native library {_loaded} has no kernels for {kind}: it was built for "
+        f"{' and '.join(sorted(_devices()))}. Use --device cpu; for cuda, build it again where torch "
         "has CUDA and nvcc is found (`NSR_CUDA=1 pip install --no-build-isolation -e .` in the checkout); or set "
         "NSR_BACKEND=reference to run on plain PyTorch, slowly."
     )

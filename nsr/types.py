@@ -70,12 +70,13 @@ class SurfaceHits:
 
     distance: [N] along the ray; where hit is False, the distance at which the SDF is smallest along the ray.
     hit: [N] bool.
-    evaluations: number of SDF evaluations spent on all rays together.
+    evaluations: number of SDF evaluations spent on all rays together; a tensor [] on the device of the rays where the host has
+        not counted them, so that nothing waits for it.
     """
 
     distance: Tensor
     hit: Tensor
-    evaluations: int = 0
+    evaluations: int | Tensor = 0
 
 
 @dataclass(frozen=True)

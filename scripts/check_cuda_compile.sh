@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Compiles every csrc/cuda/*.cu for sm_80 and sm_90 with warnings as errors: no GPU and no CUDA build of torch needed.
-# With --adapters also checks csrc/torch/*.cpp as the CUDA build compiles them (syntax only; half a minute).
+# Compiles every csrc/cuda/*.cu for sm_80, sm_90 and PTX with warnings as errors: no GPU and no CUDA build of torch needed.
+# Fails too where a kernel spills registers (scripts/cuda_resources.py).
+#   --resources [FILE]  also prints what every kernel takes, or writes it to FILE
+#   --adapters          also checks csrc/torch/*.cpp as the CUDA build compiles them (syntax only; half a minute)
 # Ends with 0 when all compile or nvcc is absent, and with 1 otherwise.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,10 +29,25 @@ report() {  # report NAME COMMAND...: runs it, one line on success, its output o
   fi
 }
 
+mkdir "$out/resources"
 for source in csrc/cuda/*.cu; do
-  report "$source sm_80 sm_90" "$nvcc" -std=c++20 -O3 -Werror all-warnings -Xcompiler -Wall,-Wextra --threads 2 \
-    -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=sm_90 -c "$source" -o "$out/object.o"
+  report "$source sm_80 sm_90 PTX" "$nvcc" -std=c++20 -O3 -Werror all-warnings -Xcompiler -Wall,-Wextra --threads 3 -Xptxas -v \
+    -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=sm_90 -gencode=arch=compute_90,code=compute_90 \
+    -c "$source" -o "$out/object.o"
+  mv "$out/log" "$out/resources/$(basename "$source").log"
 done
+if ((!failed)); then
+  version=$("$nvcc" --version | sed -n 's/.*release.*V/nvcc /p')
+  if [[ "${1:-}" == --resources ]]; then
+    python3 scripts/cuda_resources.py "$out/resources" "$version" ${2:+"$2"} || failed=1
+  else
+    python3 scripts/cuda_resources.py "$out/resources" "$version" "$out/table.md" || failed=1
+    if grep -q "Compiler: $version\\." docs/cuda_resources.md && ! cmp -s "$out/table.md" docs/cuda_resources.md; then
+      echo "check_cuda_compile: FAILED  docs/cuda_resources.md is of other kernels; --resources docs/cuda_resources.md writes it"
+      diff docs/cuda_resources.md "$out/table.md" || failed=1
+    fi
+  fi
+fi
 
 if [[ "${1:-}" == --adapters ]]; then
   python=${PYTHON:-.venv/bin/python}

@@ -1,6 +1,5 @@
 // The backward pass of the colour network on the GPU: the formulas of kernels/color_network.h with a thread per point, in
-// their notation. Only the scatter into the table uses atomics, whose order, and so the last bits of the table's gradient,
-// vary from run to run.
+// their notation. Only the scatter into the table uses atomics (grid_gradient.cuh).
 #include "color_network_tile.cuh"
 #include "grid_gradient.cuh"
 
@@ -92,18 +91,22 @@ TilePlan plan(const ColorNetwork<T>& network, int64_t n) {
 }  // namespace
 
 template <typename T>
-int64_t color_network_bwd_scratch(const ColorNetwork<T>& network, int64_t n, int64_t, const T*, const T*, const T*,
+int64_t color_network_bwd_scratch(const ColorNetwork<T>& network, int64_t n, int64_t entries, const T*, const T*, const T*,
                                   const ColorGradients<T>& gradients) {
   const TilePlan tiles = plan(network, n);
   const int64_t parts = gradients.layers.wanted() ? parts_numbers(network, tiles) : 0;
-  return tiles.scratch(sizeof(T) * size_t(parts + (gradients.table ? kept_numbers(network.visible(), n) : 0)));
+  const int64_t of_table = gradients.table ? scatter_scratch(network.grid, entries) : 0;
+  const int64_t inputs = gradients.table ? kept_numbers(network.visible(), n) : 0;
+  return tiles.scratch(size_t(of_table) + sizeof(T) * size_t(parts + inputs));
 }
 
 template <typename T>
 void color_network_bwd(void* stream, const ColorNetwork<T>& network, int64_t n, int64_t entries, const T* points,
                        const T* kept, const T* grad_rgb, const ColorGradients<T>& gradients, void* scratch) {
   const TilePlan tiles = plan(network, n);
-  T* const numbers = static_cast<T*>(scratch);
+  // The table's part first: it has the numbers that need the widest alignment.
+  const int64_t of_table = gradients.table ? scatter_scratch(network.grid, entries) : 0;
+  T* const numbers = reinterpret_cast<T*>(static_cast<unsigned char*>(scratch) + of_table);
   const int64_t count = gradients.layers.wanted() ? parts_numbers(network, tiles) : 0;
   T* const parts = gradients.layers.wanted() ? numbers : nullptr;
   T* const grad_grid = gradients.table ? numbers + count : nullptr;
@@ -113,7 +116,7 @@ void color_network_bwd(void* stream, const ColorNetwork<T>& network, int64_t n, 
   if (parts) sum_blocks(stream, network, tiles, parts, gradients.layers);
   if (gradients.table)
     scatter_to_table(stream, network.grid, n, entries, points, GridCotangents<T>{network.visible(), grad_grid},
-                     gradients.table);
+                     gradients.table, scratch);
 }
 
 #define NSR_INSTANTIATE(T)                                                                                             \

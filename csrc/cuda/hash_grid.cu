@@ -2,7 +2,7 @@
 //
 // encode and scatter have a thread per point and level: blocks of one level run together, so its part of the table
 // stays in the cache. contract has a thread per point that sums over the levels, and so needs no atomics and is
-// deterministic; scatter adds with atomics, whose order, and so the last bits, vary from run to run.
+// deterministic; scatter adds with atomics (grid_gradient.cuh).
 #include "../kernels/launch.h"
 #include "grid_gradient.cuh"
 
@@ -76,15 +76,24 @@ void hash_grid_contract(void* stream, const HashGrid& grid, int64_t n, const T* 
 }
 
 template <typename T>
-void hash_grid_scatter(void* stream, const HashGrid& grid, int64_t n, int64_t entries, const T* x, const T* grad_h,
-                       const T* grad_jacobian, T* grad_table) {
-  scatter_to_table(stream, grid, n, entries, x, GridCotangents<T>{grid.outputs(), grad_h, grad_jacobian}, grad_table);
+int64_t hash_grid_scatter_scratch(const HashGrid& grid, int64_t, int64_t entries, const T*, const T*, const T*, T*) {
+  return scatter_scratch(grid, entries);
 }
 
-#define NSR_INSTANTIATE(T)                                                                                         \
-  template void hash_grid_encode<T>(void*, const HashGrid&, int64_t, const T*, const T*, T*, T*);                  \
+template <typename T>
+void hash_grid_scatter(void* stream, const HashGrid& grid, int64_t n, int64_t entries, const T* x, const T* grad_h,
+                       const T* grad_jacobian, T* grad_table, void* scratch) {
+  scatter_to_table(stream, grid, n, entries, x, GridCotangents<T>{grid.outputs(), grad_h, grad_jacobian}, grad_table,
+                   scratch);
+}
+
+#define NSR_INSTANTIATE(T)                                                                                          \
+  template void hash_grid_encode<T>(void*, const HashGrid&, int64_t, const T*, const T*, T*, T*);                   \
   template void hash_grid_contract<T>(void*, const HashGrid&, int64_t, const T*, const T*, const T*, const T*, T*); \
-  template void hash_grid_scatter<T>(void*, const HashGrid&, int64_t, int64_t, const T*, const T*, const T*, T*);
+  template int64_t hash_grid_scatter_scratch<T>(const HashGrid&, int64_t, int64_t, const T*, const T*, const T*,    \
+                                                T*);                                                                \
+  template void hash_grid_scatter<T>(void*, const HashGrid&, int64_t, int64_t, const T*, const T*, const T*, T*,    \
+                                     void*);
 NSR_INSTANTIATE(float)
 NSR_INSTANTIATE(double)
 #undef NSR_INSTANTIATE

@@ -1,6 +1,5 @@
 // The backward pass of the SDF with its feature and gradient on the GPU: the formulas of kernels/sdf_network.h with a
-// thread per point, in their notation. Only the scatter into the table uses atomics, whose order, and so the last bits of
-// the table's gradient, vary from run to run.
+// thread per point, in their notation. Only the scatter into the table uses atomics (grid_gradient.cuh).
 #include "grid_gradient.cuh"
 #include "sdf_network_tile.cuh"
 
@@ -166,12 +165,13 @@ TilePlan plan(const SdfNetwork<T>& network, int64_t n) {
 }  // namespace
 
 template <typename T>
-int64_t sdf_and_normal_bwd_scratch(const SdfNetwork<T>& network, int64_t n, int64_t, const T*, const T*,
+int64_t sdf_and_normal_bwd_scratch(const SdfNetwork<T>& network, int64_t n, int64_t entries, const T*, const T*,
                                    const SdfCotangents<T>&, const SdfGradients<T>& gradients) {
   const TilePlan tiles = plan(network, n);
   const int64_t parts = gradients.layers.wanted() ? parts_numbers(network, tiles) : 0;
   const int64_t inputs = gradients.x || gradients.table ? kept_numbers(network.visible(), n) : 0;
-  return tiles.scratch(sizeof(T) * size_t(parts + curved_numbers(network, tiles) + inputs));
+  const int64_t of_table = gradients.table ? scatter_scratch(network.grid, entries) : 0;
+  return tiles.scratch(size_t(of_table) + sizeof(T) * size_t(parts + curved_numbers(network, tiles) + inputs));
 }
 
 template <typename T>
@@ -181,7 +181,9 @@ void sdf_and_normal_bwd(void* stream, const SdfNetwork<T>& network, int64_t n, i
   const TilePlan tiles = plan(network, n);
   const bool want_layers = gradients.layers.wanted(), want_input = gradients.x || gradients.table;
   const auto queue = static_cast<cudaStream_t>(stream);
-  T* const numbers = static_cast<T*>(scratch);
+  // The table's part first: it has the numbers that need the widest alignment.
+  const int64_t of_table = gradients.table ? scatter_scratch(network.grid, entries) : 0;
+  T* const numbers = reinterpret_cast<T*>(static_cast<unsigned char*>(scratch) + of_table);
   const int64_t parts = want_layers ? parts_numbers(network, tiles) : 0;
   const int64_t curved = curved_numbers(network, tiles);
   const Scratch<T> places{want_layers ? numbers : nullptr, numbers + parts, numbers + parts + curved};
@@ -193,7 +195,7 @@ void sdf_and_normal_bwd(void* stream, const SdfNetwork<T>& network, int64_t n, i
   if (gradients.table) {
     const GridCotangents<T> of_grid{network.visible(), network.kept(),     network.kept_input_gradient(),
                                     places.grad_input, kept, cotangents.gradient};
-    scatter_to_table(stream, network.grid, n, entries, x, of_grid, gradients.table);
+    scatter_to_table(stream, network.grid, n, entries, x, of_grid, gradients.table, scratch);
   }
 }
 

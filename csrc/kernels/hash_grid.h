@@ -33,6 +33,7 @@ struct HashGrid {
   int32_t active_levels;  // levels beyond encode to zero and receive no gradient
   int32_t features;       // per level
   bool smoothstep;
+  bool deterministic;     // sums over points are the same to the last bit in every run; on the CPU they always are
   double inverse_extent;  // of the cube: 2 / its side
   GridLevel level[kMaxGridLevels];
 

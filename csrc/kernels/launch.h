@@ -124,10 +124,6 @@ void hash_grid_contract(void* stream, const HashGrid& grid, int64_t n, const T* 
                         const T* grad_jacobian, T* grad_x);
 
 template <typename T>
-void hash_grid_scatter(void* stream, const HashGrid& grid, int64_t n, int64_t entries, const T* x, const T* grad_h,
-                       const T* grad_jacobian, T* grad_table);
-
-template <typename T>
 void adam_touched(void* stream, const AdamRates<T>& rates, int64_t n, T* value, const T* gradient, T* mean, T* square);
 
 template <typename T>
@@ -166,14 +162,16 @@ template <typename T>
 void visual_hull(void* stream, const HullViews<T>& views, const HullRules& rules, int64_t resolution, const T* axis,
                  bool* occupied);
 
-// The ops on whole networks. Each takes `scratch` of so many bytes as its _scratch says for the same arguments; -1: the
-// network is too wide for the shared memory of the device.
+// These take `scratch` of so many bytes as their _scratch says for the same arguments; -1: the network is too wide for the
+// shared memory of the device.
 #define NSR_WITH_SCRATCH(op, ...)          \
   template <typename T>                    \
   int64_t op##_scratch(__VA_ARGS__);       \
   template <typename T>                    \
   void op(void* stream, __VA_ARGS__, void* scratch);
 
+NSR_WITH_SCRATCH(hash_grid_scatter, const HashGrid& grid, int64_t n, int64_t entries, const T* x, const T* grad_h,
+                 const T* grad_jacobian, T* grad_table)
 NSR_WITH_SCRATCH(sdf_network, const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf)
 NSR_WITH_SCRATCH(sdf_and_normal, const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf, T* feature, T* gradient,
                  T* kept)

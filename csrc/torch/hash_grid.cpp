@@ -55,7 +55,7 @@ Tensor scatter(const HashGrid& grid, const Tensor& x, const Tensor& table, const
   const Tensor points = x.contiguous();
   const OptionalTensor a = contiguous(grad_h), b = contiguous(grad_jacobian);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "hash_grid_scatter", [&] {
-    NSR_LAUNCH(x, hash_grid_scatter, grid, x.size(0), table.size(0), points.const_data_ptr<scalar_t>(),
+    NSR_LAUNCH_WITH_SCRATCH(x, hash_grid_scatter, grid, x.size(0), table.size(0), points.const_data_ptr<scalar_t>(),
                pointer_or_null<scalar_t>(a), pointer_or_null<scalar_t>(b), grad_table.mutable_data_ptr<scalar_t>());
   });
   return grad_table;

@@ -1,6 +1,7 @@
 // The arguments of a hash grid, as every op on one takes them: checks, and the description that kernels/ works with.
 #pragma once
 
+#include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 
 #include "../kernels/hash_grid.h"
@@ -33,6 +34,7 @@ inline HashGrid make_grid(const Tensor& table, IntArrayRef resolutions, IntArray
   grid.active_levels = int32_t(active);
   grid.features = int32_t(table.size(1));
   grid.smoothstep = smoothstep;
+  grid.deterministic = at::globalContext().deterministicAlgorithms();
   grid.inverse_extent = 1.0 / extent;
   for (int64_t l = 0; l < levels; ++l) {
     const int64_t entries = offsets[l + 1] - offsets[l];

@@ -1,7 +1,6 @@
 """Colour networks as single ops: hash grid, view direction, normal and feature through dense layers to a colour.
 
-One pass over tiles of points, as in nsr.ops.sdf_network. Maths, forwards and backwards: csrc/kernels/color_network.h. The
-kernel exists on the CPU; on other devices the function here takes the path of nsr.ops.reference for now.
+One pass over tiles of points, as in nsr.ops.sdf_network. Maths, forwards and backwards: csrc/kernels/color_network.h.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsr import _ext
-from nsr.ops.dense_layers import LANES, Layers, check_alike, fits_kernel, flat_layers, needs_derivative, takes_reference
+from nsr.ops.dense_layers import LANES, Layers, check_alike, fits_kernel, flat_layers, needs_derivative
 from nsr.ops.hash_grid import HashGridSpec, check_grid
 from nsr.ops.reference import color_network as reference
 
@@ -70,15 +69,15 @@ def color_network(
     """
     network = ColorNetwork(table, spec, active_levels, layers, view_degree)
     arguments = network_arguments(points, normals, view_dirs, features, network)
-    if takes_reference(points):
+    if _ext.backend() == "reference":
         return reference.color_network(*arguments)
     return torch.ops.nsr.color_network(*arguments, needs_derivative(*arguments))[0]
 
 
 def has_kernel(network: ColorNetwork) -> bool:
-    """Whether the op serves this network natively: of a depth and width it takes, on a device it exists on."""
+    """Whether the op serves this network natively: of a depth, a width and a dtype that it takes, on a device it was built for."""
     fits = fits_kernel(network.layers) and 0 <= network.view_degree <= MAX_VIEW_DEGREE
-    return fits and network.table.dtype in (torch.float32, torch.float64) and not takes_reference(network.table)
+    return fits and network.table.dtype in (torch.float32, torch.float64) and _ext.served_natively(network.table.device.type)
 
 
 def network_arguments(

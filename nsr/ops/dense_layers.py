@@ -7,8 +7,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from nsr import _ext
-
 MAX_LAYERS = 8  # kMaxDenseLayers of csrc/kernels/dense_layers.h, the output layer included
 MAX_WIDTH = 128  # kMaxNetworkWidth there, of hidden layers
 LANES = 16  # kLanes of csrc/kernels/launch.h
@@ -19,11 +17,6 @@ Layers = tuple[tuple[Tensor, Tensor], ...]  # (weight [outputs, inputs], bias [o
 def fits_kernel(layers: Layers) -> bool:
     """Whether the native ops take layers of this number and these widths."""
     return 2 <= len(layers) <= MAX_LAYERS and all(weight.shape[0] <= MAX_WIDTH for weight, _ in layers[:-1])
-
-
-def takes_reference(x: Tensor) -> bool:
-    """Whether the call is served by plain PyTorch: no native library (or not wanted), or no kernel for the device."""
-    return x.device.type != "cpu" or _ext.backend() == "reference"
 
 
 def needs_derivative(*arguments: object) -> bool:

@@ -1,8 +1,7 @@
 """Signed distance networks as single ops: hash grid and raw coordinates, dense layers, SDF, feature and surface normal.
 
 One pass over tiles of points replaces the chain of PyTorch calls, whose tensors between the layers cost more than the
-arithmetic of a small network. Maths, forwards and backwards: csrc/kernels/sdf_network.h. The kernels exist on the CPU; on
-other devices the functions here take the path of nsr.ops.reference for now.
+arithmetic of a small network. Maths, forwards and backwards: csrc/kernels/sdf_network.h.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsr import _ext
-from nsr.ops.dense_layers import LANES, Layers, check_alike, fits_kernel, flat_layers, needs_derivative, takes_reference
+from nsr.ops.dense_layers import LANES, Layers, check_alike, fits_kernel, flat_layers, needs_derivative
 from nsr.ops.hash_grid import HashGridSpec, check_grid
 from nsr.ops.reference import sdf_network as reference
 
@@ -58,7 +57,7 @@ def sdf_network(
         ValueError: a tensor's shape, dtype or device does not fit, or the network is not of the kind above.
     """
     arguments = network_arguments(x, SdfNetwork(table, spec, active_levels, layers, activation), "sdf_network")
-    if takes_reference(x):
+    if _ext.backend() == "reference":
         return reference.sdf_network(x, *arguments)
     return torch.ops.nsr.sdf_network(x, *arguments)
 
@@ -74,7 +73,8 @@ def sdf_and_normal(
     """Signed distance, feature, and the distance's gradient with respect to x (not normalised), in one pass.
 
     Once differentiable with respect to x, table and layers, exactly, through all three outputs (a second derivative raises by
-    name): a loss on the normal needs no double backward. Gradients are bit-identical for any number of threads.
+    name): a loss on the normal needs no double backward. Gradients are bit-identical for any number of threads;
+    on a GPU that of the table is so only under torch.use_deterministic_algorithms(True).
 
     Arguments and errors as for `sdf_network`.
 
@@ -82,15 +82,15 @@ def sdf_and_normal(
         sdf [N], feature [N, outputs of the last layer - 1], gradient [N, 3].
     """
     arguments = network_arguments(x, SdfNetwork(table, spec, active_levels, layers, activation), "sdf_and_normal")
-    if takes_reference(x):
+    if _ext.backend() == "reference":
         return reference.sdf_and_normal(x, *arguments)
     return torch.ops.nsr.sdf_and_normal(x, *arguments, needs_derivative(x, *arguments))[:3]
 
 
 def has_kernel(network: SdfNetwork) -> bool:
-    """Whether the ops serve this network natively: of a depth and width they take, on a device they exist on."""
+    """Whether the ops serve this network natively: of a depth, a width and a dtype that they take, on a device they were built for."""
     fits = network.activation in ACTIVATIONS and fits_kernel(network.layers)
-    return fits and network.table.dtype in (torch.float32, torch.float64) and not takes_reference(network.table)
+    return fits and network.table.dtype in (torch.float32, torch.float64) and _ext.served_natively(network.table.device.type)
 
 
 def network_arguments(x: Tensor, network: SdfNetwork, name: str) -> tuple:

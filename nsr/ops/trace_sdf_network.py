@@ -1,7 +1,7 @@
 """nsr.ops.sphere_trace.trace for a network of nsr.ops.sdf_network: the whole trace in one op.
 
 Each ray runs the program of csrc/kernels/trace_ray.h, the same state machine, with the network evaluated in between: no
-tensor per iteration. The kernel exists on the CPU; on other devices the wavefront tracer serves for now.
+tensor per iteration, and on a GPU nothing that the host waits for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from nsr import _ext
-from nsr.ops.dense_layers import takes_reference
 from nsr.ops.sdf_network import SdfNetwork, network_arguments, sdf_network
 from nsr.ops.sphere_trace import TraceOptions, checked_rays, trace
 from nsr.types import Rays, SurfaceHits
@@ -35,13 +34,13 @@ def trace_sdf_network(
     """
     origins, directions = checked_rays(rays, object_mask)
     arguments = network_arguments(origins, network, "trace_sdf_network")
-    if takes_reference(origins):
+    if _ext.backend() == "reference":
         return trace(lambda x: sdf_network(x, *network), rays, options, object_mask)
     o = options
     plan = (o.radius, o.max_iterations, o.line_search_steps, o.threshold, o.relaxation, o.min_step, o.both_ends)
     plan += (o.sampler_steps, o.secant_steps, o.min_sdf_samples)
     distance, hit, evaluations = torch.ops.nsr.trace_sdf_network(origins, directions, object_mask, *arguments, *plan)
-    return SurfaceHits(distance, hit, int(evaluations.sum()))
+    return SurfaceHits(distance, hit, evaluations.sum())
 
 
 @_ext.on_load

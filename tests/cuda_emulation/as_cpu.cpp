@@ -16,6 +16,26 @@ int64_t calls = 0;
   ++calls;                     \
   cuda::stem(nullptr, __VA_ARGS__)
 
+// Scratch with a canary behind it, fresh for every call.
+template <typename Run>
+void with_scratch(int64_t bytes, const Run& run) {
+  if (bytes < 0) std::abort();
+  constexpr int64_t kBehind = 256;
+  std::vector<double> scratch(size_t(bytes + kBehind) / sizeof(double) + 1, std::nan(""));
+  unsigned char* const end = reinterpret_cast<unsigned char*>(scratch.data()) + bytes;
+  std::memset(end, 0xa5, kBehind);
+  run(scratch.data());
+  for (int64_t k = 0; k < kBehind; ++k)
+    if (end[k] != 0xa5) {
+      std::fprintf(stderr, "CUDA emulation: something was written behind the scratch\n");
+      std::abort();
+    }
+}
+
+#define NSR_FORWARD_WITH_SCRATCH(stem, ...) \
+  ++calls;                                  \
+  with_scratch(cuda::stem##_scratch(__VA_ARGS__), [&](void* scratch) { cuda::stem(nullptr, __VA_ARGS__, scratch); })
+
 template <typename T>
 void hash_grid_encode(const HashGrid& grid, int64_t n, const T* x, const T* table, T* h, T* jacobian) {
   NSR_FORWARD(hash_grid_encode, grid, n, x, table, h, jacobian);
@@ -30,7 +50,7 @@ void hash_grid_contract(const HashGrid& grid, int64_t n, const T* x, const T* ta
 template <typename T>
 void hash_grid_scatter(const HashGrid& grid, int64_t n, int64_t entries, const T* x, const T* grad_h,
                        const T* grad_jacobian, T* grad_table) {
-  NSR_FORWARD(hash_grid_scatter, grid, n, entries, x, grad_h, grad_jacobian, grad_table);
+  NSR_FORWARD_WITH_SCRATCH(hash_grid_scatter, grid, n, entries, x, grad_h, grad_jacobian, grad_table);
 }
 
 template <typename T>
@@ -89,26 +109,6 @@ template <typename T>
 void visual_hull(const HullViews<T>& views, const HullRules& rules, int64_t resolution, const T* axis, bool* occupied) {
   NSR_FORWARD(visual_hull, views, rules, resolution, axis, occupied);
 }
-
-// Scratch with a canary behind it, fresh for every call.
-template <typename Run>
-void with_scratch(int64_t bytes, const Run& run) {
-  if (bytes < 0) std::abort();
-  constexpr int64_t kBehind = 256;
-  std::vector<double> scratch(size_t(bytes + kBehind) / sizeof(double) + 1, std::nan(""));
-  unsigned char* const end = reinterpret_cast<unsigned char*>(scratch.data()) + bytes;
-  std::memset(end, 0xa5, kBehind);
-  run(scratch.data());
-  for (int64_t k = 0; k < kBehind; ++k)
-    if (end[k] != 0xa5) {
-      std::fprintf(stderr, "CUDA emulation: something was written behind the scratch\n");
-      std::abort();
-    }
-}
-
-#define NSR_FORWARD_WITH_SCRATCH(stem, ...) \
-  ++calls;                                  \
-  with_scratch(cuda::stem##_scratch(__VA_ARGS__), [&](void* scratch) { cuda::stem(nullptr, __VA_ARGS__, scratch); })
 
 template <typename T>
 void sdf_network(const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf) {

@@ -27,14 +27,6 @@ struct dim3 {
 struct uint3 {
   unsigned x, y, z;
 };
-template <typename T>
-struct NsrEmulatedPair {
-  T x, y;
-};
-template <typename T>
-struct NsrEmulatedFour {
-  T x, y, z, w;
-};
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -104,14 +96,10 @@ T atomicMax(T* at, T value) {
   *at = before < value ? value : before;
   return before;
 }
-template <typename T>
-T __ldg(const T* at) {
-  return *at;
-}
-inline unsigned __float_as_uint(float value) {
-  unsigned bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
+inline double __longlong_as_double(long long bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
 }
 inline long long __double_as_longlong(double value) {
   long long bits;

@@ -2,14 +2,11 @@
 
 import pytest
 import torch
-from support.color_networks import KINDS, ColorInputs, make_color_network, make_inputs, tensors_of
+from support.color_networks import KINDS, ColorInputs, away_from_kinks, make_color_network, make_inputs, tensors_of
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
 from nsr.ops.color_network import color_network, has_kernel, network_arguments
-from nsr.ops.reference.dense_layers import split_layers
-from nsr.ops.reference.hash_grid import hash_grid
-from nsr.ops.reference.spherical_harmonics import spherical_harmonics
 
 SMALL = ["no level, no feature", "no view, odd sizes"]
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-11}
@@ -27,21 +24,6 @@ def loss_of(rgb, seed=1):
     """A different weight for each value, and for its square."""
     weight = torch.randn(rgb.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(rgb.dtype)
     return (weight * (rgb + 0.5 * rgb.square())).sum()
-
-
-def away_from_kinks(network, inputs, distance=1e-4):
-    """The inputs whose pre-activations are all further from 0 than rounding may move them: both sides take the same branch."""
-    points, normals, view_dirs, features, table, *grid, parameters, widths, degree = network_arguments(*inputs, network)
-    with torch.no_grad():
-        view = spherical_harmonics(-view_dirs, degree) if degree else points[:, :0]
-        normal = points[:, :0] if normals is None else normals
-        value = torch.cat([points, hash_grid(points, table, *grid), view, normal, features], 1)
-        keep = torch.ones(len(points), dtype=torch.bool)
-        for weight, bias in split_layers(value.shape[1], parameters, widths)[:-1]:
-            z = torch.nn.functional.linear(value, weight, bias)
-            keep &= (z.abs() > distance).all(1)
-            value = z.relu()
-    return ColorInputs(*(t if t is None else t.detach()[keep].requires_grad_() for t in inputs))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

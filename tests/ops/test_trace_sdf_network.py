@@ -63,7 +63,7 @@ def both(network, rays, options, mask=None):
 
 def assert_same(fused, wavefront, rays, network, tolerance):
     assert torch.equal(fused.hit, wavefront.hit)
-    assert fused.evaluations == pytest.approx(wavefront.evaluations, rel=0.005)
+    assert int(fused.evaluations) == pytest.approx(wavefront.evaluations, rel=0.005)
     near = (fused.distance - wavefront.distance).abs() <= tolerance
     # Where samples tie for the smallest SDF, rounding may choose either.
     with torch.no_grad():

@@ -8,8 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nsr.ops.color_network import ColorNetwork
+from nsr.ops.color_network import ColorNetwork, network_arguments
 from nsr.ops.hash_grid import HashGridSpec
+from nsr.ops.reference.dense_layers import split_layers
+from nsr.ops.reference.hash_grid import hash_grid
+from nsr.ops.reference.spherical_harmonics import spherical_harmonics
 
 # grid, widths of the hidden layers, length of the feature, view degree, with normal, active levels (None: all)
 KINDS = {
@@ -67,3 +70,18 @@ def make_inputs(kind: str, n: int, dtype: torch.dtype = torch.float64, seed: int
 def tensors_of(network: ColorNetwork) -> list[Tensor]:
     """All parameters: the table, then weight and bias of each layer."""
     return [network.table, *(tensor for layer in network.layers for tensor in layer)]
+
+
+def away_from_kinks(network, inputs, distance=1e-4):
+    """The inputs whose pre-activations are all further from 0 than rounding may move them: both sides take the same branch."""
+    points, normals, view_dirs, features, table, *grid, parameters, widths, degree = network_arguments(*inputs, network)
+    with torch.no_grad():
+        view = spherical_harmonics(-view_dirs, degree) if degree else points[:, :0]
+        normal = points[:, :0] if normals is None else normals
+        value = torch.cat([points, hash_grid(points, table, *grid), view, normal, features], 1)
+        keep = torch.ones(len(points), dtype=torch.bool)
+        for weight, bias in split_layers(value.shape[1], parameters, widths)[:-1]:
+            z = torch.nn.functional.linear(value, weight, bias)
+            keep &= (z.abs() > distance).all(1)
+            value = z.relu()
+    return ColorInputs(*(t if t is None else t.detach()[keep].requires_grad_() for t in inputs))
