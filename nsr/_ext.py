@@ -9,7 +9,6 @@ Nothing is loaded on import. The environment variable NSR_BACKEND chooses per ca
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -122,10 +121,9 @@ def served_natively(kind: str) -> bool:
     return backend() == "native" and kind in _devices()
 
 
-@functools.cache
-def _devices() -> frozenset[str]:
-    """The kinds of device that the library, which must be loaded, was built for."""
-    return frozenset(("cpu",) if build_report()["cuda"] == "no" else ("cpu", "cuda"))
+def _devices() -> tuple[str, ...]:
+    """The kinds of device that the library was built for."""
+    return ("cpu",) if build_report()["cuda"] == "no" else ("cpu", "cuda")
 
 
 def check_device_served(kind: str) -> None:
@@ -138,8 +136,8 @@ def check_device_served(kind: str) -> None:
     if kind == "cpu" or backend() == "reference" or kind in _devices():
         return
     raise ExtensionError(
-        f"nsr: the native library {_loaded} has no kernels for {kind}: it was built for "
-        f"{' and '.join(sorted(_devices()))}. Use --device cpu; for cuda, build it again where torch "
+        f"nsr: the native library {build_report()['library']} has no kernels for {kind}: it was built for "
+        f"{' and '.join(_devices()) if len(_devices()) > 1 else 'cpu alone'}. Use --device cpu; for cuda, build it again where torch "
         "has CUDA and nvcc is found (`NSR_CUDA=1 pip install --no-build-isolation -e .` in the checkout); or set "
         "NSR_BACKEND=reference to run on plain PyTorch, slowly."
     )

@@ -75,7 +75,7 @@ def color_network(
 
 
 def has_kernel(network: ColorNetwork) -> bool:
-    """Whether the op serves this network natively: of a depth, a width and a dtype that it takes, on a device it was built for."""
+    """Whether this network is served natively: of a depth, width and dtype, and on a device, that there are kernels for."""
     fits = fits_kernel(network.layers) and 0 <= network.view_degree <= MAX_VIEW_DEGREE
     return fits and network.table.dtype in (torch.float32, torch.float64) and _ext.served_natively(network.table.device.type)
 

@@ -88,7 +88,7 @@ def sdf_and_normal(
 
 
 def has_kernel(network: SdfNetwork) -> bool:
-    """Whether the ops serve this network natively: of a depth, a width and a dtype that they take, on a device they were built for."""
+    """Whether this network is served natively: of a depth, width and dtype, and on a device, that there are kernels for."""
     fits = network.activation in ACTIVATIONS and fits_kernel(network.layers)
     return fits and network.table.dtype in (torch.float32, torch.float64) and _ext.served_natively(network.table.device.type)
 
