@@ -4,12 +4,14 @@ An installed package has a copy of confs/ in nsr/confs, where nsr.utils.hocon.fi
 
 Environment:
     NSR_CUDA=0|1     build without / insist on the CUDA kernels (default: when torch has CUDA and nvcc is found)
+    NSR_CUDA_ARCHS   compute capabilities to build for, the last of them also as PTX (default: 80 90)
     NSR_ARCH_FLAGS   replaces the instruction-set flags (default: -march=x86-64-v3 where the CPU has AVX2 and FMA)
     MAX_JOBS         compilers at a time
 """
 
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from setuptools.command.build_py import build_py
 from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
 ROOT = Path(__file__).resolve().parent
-CUDA_ARCHITECTURES = ("80", "90")
+CUDA_ARCHITECTURES = "80 90"
 
 
 def arch_flags() -> list[str]:
@@ -44,6 +46,14 @@ def with_cuda() -> bool:
     return wanted == "1"
 
 
+def cuda_architectures() -> list[str]:
+    """Compute capabilities without a dot: "90" is 9.0."""
+    archs = os.environ.get("NSR_CUDA_ARCHS", CUDA_ARCHITECTURES).split()
+    if not archs or not all(re.fullmatch(r"\d{2,3}a?", arch) for arch in archs):
+        raise SystemExit(f"setup.py: NSR_CUDA_ARCHS is {' '.join(archs)!r}, expected compute capabilities such as '80 90'")
+    return archs
+
+
 def extension():
     cuda = with_cuda()
     # -fopenmp lets at::parallel_for be inlined; nothing links libgomp, so torch's own runtime serves both (one pool).
@@ -55,13 +65,14 @@ def extension():
     if cuda:
         sources += sorted(ROOT.glob("csrc/cuda/*.cu"))
         macros += [("NSR_WITH_CUDA", None), ("NSR_CUDA_VERSION", f'"{torch.version.cuda}"')]
-        gencode = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in CUDA_ARCHITECTURES]
-        newest = CUDA_ARCHITECTURES[-1]
+        archs = cuda_architectures()
+        gencode = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+        newest = archs[-1]
         compile_args["nvcc"] = ["-std=c++20", "-O3", *gencode, f"-gencode=arch=compute_{newest},code=compute_{newest}"]
     return (CUDAExtension if cuda else CppExtension)(
         name="nsr._C",
         sources=[str(path.relative_to(ROOT)) for path in sources],
-        depends=[str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("csrc/**/*.h"))],
+        depends=[str(path.relative_to(ROOT)) for path in sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh")])],
         define_macros=macros,
         extra_compile_args=compile_args,
         py_limited_api=True,

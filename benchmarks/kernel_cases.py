@@ -73,6 +73,7 @@ SIZES = {
         images=(49, 600, 800),
         hull=256,
     ),
+    "gpu": Size(points=2**20, rays=2**20, images=(49, 600, 800), hull=256),  # of confs/instant.conf, what fills a GPU
     "quick": Size(
         (*_both_grids("levels=4", "log2_table_size=9", "start_levels=4"), "photometric.rays=16", "photometric.sources=2"),
         points=64,
@@ -85,11 +86,13 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Case:
-    """prepare() returns the call to be timed; it is called under the backend that is to serve it."""
+    """prepare() returns the call to be timed; it is called under the backend that is to serve it. items: points, SDF
+    evaluations, pairs, entries or vertices that a call works through."""
 
     name: str
     prepare: Callable[[], Callable[[], object]]
     cost: Cost
+    items: float
 
 
 class Inputs:
@@ -182,23 +185,41 @@ def grid_cases(inputs: Inputs) -> Iterator[Case]:
         "hash_grid",
         without_grad(lambda: hash_grid(*arguments)),
         Cost(grid_flops(n, spec, levels, INTERPOLATE), n * (3 + c) * FLOAT, gathers),
+        n,
     )
     yield Case(
         "hash_grid_with_jacobian",
         without_grad(lambda: hash_grid_with_jacobian(*arguments)),
         Cost(grid_flops(n, spec, levels, INTERPOLATE_WITH_SLOPES), n * (3 + 4 * c) * FLOAT, gathers),
+        n,
     )
     # To the table, which is written whole: what no point touches is zero.
     yield Case(
         "hash_grid backward",
         backward_of(lambda: hash_grid(*arguments), [network.table]),
         Cost(n * levels * LOCATE + corners * SCATTER, n * (3 + c) * FLOAT + table, gathers),
+        n,
     )
     yield Case(
         "hash_grid_with_jacobian backward",
         backward_of(lambda: hash_grid_with_jacobian(*arguments), [network.table]),
         Cost(n * levels * LOCATE + corners * SCATTER_WITH_SLOPES, n * (3 + 4 * c) * FLOAT + table, gathers),
+        n,
     )
+    # A loss on dh/dx, back to the table: the second order, by autograd's double backward. J g and the scatter of its cotangent.
+    points = x.clone().requires_grad_()
+    flops = grid_flops(n, spec, levels, INTERPOLATE_WITH_SLOPES) + corners * SCATTER_WITH_SLOPES
+    yield Case(
+        "hash_grid second order",
+        backward_of(lambda: slope_along(hash_grid(points, *arguments[1:]), points), [network.table]),
+        Cost(flops, n * (3 + 3 + 2 * c) * FLOAT + table, gathers),
+        n,
+    )
+
+
+def slope_along(h: Tensor, points: Tensor) -> Tensor:
+    """d sum(h) / d points, to be differentiated again."""
+    return torch.autograd.grad(h.sum(), points, create_graph=True)[0]
 
 
 def sdf_cases(inputs: Inputs) -> Iterator[Case]:
@@ -206,21 +227,20 @@ def sdf_cases(inputs: Inputs) -> Iterator[Case]:
     n, spec, levels = len(x), network.spec, network.active_levels
     m, out, neurons, parameters = weights(network)
     c, outputs, gathers = levels * spec.features, network.layers[-1][0].shape[0], lookups(n, spec, levels)
-    yield Case("sdf_network", without_grad(lambda: sdf_network(x, *network)), sdf_cost(network, n, n * 4 * FLOAT))
+    yield Case("sdf_network", without_grad(lambda: sdf_network(x, *network)), sdf_cost(network, n, n * 4 * FLOAT), n)
     # The SDF's gradient is a reverse pass through the hidden layers and the product with J.
     flops = grid_flops(n, spec, levels, INTERPOLATE_WITH_SLOPES)
     flops += n * (2 * (m + out) + 2 * m + ACTIVATE_WITH_SLOPE * neurons + 6 * c)
     stream = (n * (3 + outputs + 3) + parameters) * FLOAT
-    yield Case("sdf_and_normal", lambda: lambda: sdf_and_normal(x, *network), Cost(flops, stream, gathers))
+    yield Case("sdf_and_normal", lambda: lambda: sdf_and_normal(x, *network), Cost(flops, stream, gathers), n)
     # Backwards through that (csrc/kernels/sdf_network.h): per hidden layer W dp, q dp^T, W^T dz and dz a^T, per output layer
     # W^T dout and dout a^T; J g; and the scatter of both cotangents to the table.
     flops = n * (8 * m + 4 * out + 2 * ACTIVATE_WITH_SLOPE * neurons + 6 * c + levels * LOCATE)
     flops += n * c * 8 * SCATTER_WITH_SLOPES
     stream += (parameters + network.table.numel()) * FLOAT
     wanted = [network.table, *(tensor for layer in network.layers for tensor in layer)]
-    yield Case(
-        "sdf_and_normal backward", backward_of(lambda: sdf_and_normal(x, *network), wanted), Cost(flops, stream, gathers)
-    )
+    backward = backward_of(lambda: sdf_and_normal(x, *network), wanted)
+    yield Case("sdf_and_normal backward", backward, Cost(flops, stream, gathers), n)
 
 
 def sdf_cost(network: SdfNetwork, n: float, stream: float) -> Cost:
@@ -240,6 +260,7 @@ def trace_cases(inputs: Inputs) -> Iterator[Case]:
         "trace_sdf_network",
         lambda: lambda: trace_sdf_network(network, rays, options),
         sdf_cost(network, evaluations, n * (6 + 1) * FLOAT + n),
+        evaluations,
     )
     # The state machine of the wavefront alone: IDR's options on the SDF of a ball, which costs next to nothing.
     idr = TraceOptions()
@@ -249,7 +270,7 @@ def trace_cases(inputs: Inputs) -> Iterator[Case]:
 
     evaluations = trace(ball, rays, idr).evaluations
     stream = evaluations * (2 * (3 + 1) * FLOAT + WAVEFRONT_STATE) + n * (6 + 1) * FLOAT + n
-    yield Case("sphere_trace wavefront", lambda: lambda: trace(ball, rays, idr), Cost(evaluations * 20, stream))
+    yield Case("sphere_trace wavefront", lambda: lambda: trace(ball, rays, idr), Cost(evaluations * 20, stream), evaluations)
 
 
 def color_cases(inputs: Inputs) -> Iterator[Case]:
@@ -262,15 +283,14 @@ def color_cases(inputs: Inputs) -> Iterator[Case]:
     c, gathers = levels * spec.features, lookups(n, spec, levels)
     flops = grid_flops(n, spec, levels, INTERPOLATE) + n * (2 * (m + out) + HARMONICS + 10 * 3)
     stream = (n * (given + 3) + parameters) * FLOAT
-    yield Case("color_network", without_grad(lambda: color_network(*tensors, *network)), Cost(flops, stream, gathers))
+    yield Case("color_network", without_grad(lambda: color_network(*tensors, *network)), Cost(flops, stream, gathers), n)
     # To all but the view directions: W^T dz and dz a^T per layer, J^T to the points, the scatter to the table.
     tensors = [tensor.requires_grad_(i != 2) for i, tensor in enumerate(tensors)]
     flops = n * (4 * (m + out) + 10 * 3 + 6 * c + levels * LOCATE) + n * c * 8 * SCATTER
     stream += (n * (given - 3) + parameters + network.table.numel()) * FLOAT
     wanted = [tensors[0], tensors[1], tensors[3], network.table, *(tensor for layer in network.layers for tensor in layer)]
-    yield Case(
-        "color_network backward", backward_of(lambda: color_network(*tensors, *network), wanted), Cost(flops, stream, gathers)
-    )
+    backward = backward_of(lambda: color_network(*tensors, *network), wanted)
+    yield Case("color_network backward", backward, Cost(flops, stream, gathers), n)
 
 
 def patch_cases(inputs: Inputs) -> Iterator[Case]:
@@ -296,10 +316,10 @@ def patch_cases(inputs: Inputs) -> Iterator[Case]:
     stream = n * (8 * FLOAT + 8 + 8 * k) + n * k * (FLOAT + 1)
     # With the derivatives, which the forward pass computes while it has the samples.
     cost = Cost(samples * (PATCH_SAMPLE + PATCH_SLOPES), stream, ((lines, views * height * width * FLOAT),))
-    yield Case("patch_ncc", lambda: lambda: patch_ncc(*arguments), cost)
+    yield Case("patch_ncc", lambda: lambda: patch_ncc(*arguments), cost, n * k)
     stream = n * k * FLOAT + n * 6 * FLOAT
     backward = backward_of(lambda: patch_ncc(*arguments).ncc, [x, normal])
-    yield Case("patch_ncc backward", backward, Cost(pairs * 12, stream))
+    yield Case("patch_ncc backward", backward, Cost(pairs * 12, stream), n * k)
 
 
 def adam_cases(inputs: Inputs) -> Iterator[Case]:
@@ -307,7 +327,7 @@ def adam_cases(inputs: Inputs) -> Iterator[Case]:
     grad = table_gradient(inputs.sdf, inputs.points)
     value, mean, square = inputs.sdf.table.detach().clone(), torch.zeros_like(grad), torch.zeros_like(grad)
     step = (1, 1e-4, 0.9, 0.99, 1e-15)
-    yield Case("adam_touched_", lambda: lambda: adam_touched_(value, grad, mean, square, *step), adam_cost(grad))
+    yield Case("adam_touched_", lambda: lambda: adam_touched_(value, grad, mean, square, *step), adam_cost(grad), grad.numel())
 
 
 def table_gradient(network: SdfNetwork | ColorNetwork, points: Tensor) -> Tensor:
@@ -330,6 +350,5 @@ def hull_cases(inputs: Inputs) -> Iterator[Case]:
     center = pixels.new_tensor([width / 2, height / 2])
     disc = ((pixels - center).norm(dim=1) < 0.3 * height).reshape(height, width)
     masks = disc.repeat(views, 1, 1)
-    yield Case(
-        "visual_hull", lambda: lambda: carve(masks, cameras, resolution), Cost(0.0, float(masks.numel() + resolution**3))
-    )
+    cost = Cost(0.0, float(masks.numel() + resolution**3))
+    yield Case("visual_hull", lambda: lambda: carve(masks, cameras, resolution), cost, resolution**3)

@@ -4,7 +4,9 @@
 
 Times are medians. The floor is the least time in which the op's operations, bytes and random reads (counted in
 benchmarks/kernel_cases.py) can be done at the peaks that this run measures first (benchmarks/floors.py): a native op at
-100 % "of peak" takes no longer than that.
+100 % "of peak" takes no longer than that. M/s: points, SDF evaluations, pairs, entries or vertices per second, in millions.
+On a GPU also the memory that a call takes at its highest, besides what lay there before, and, where tiny-cuda-nn is installed
+(docs/gpu.md), its time for the ops that it has (benchmarks/tiny_cuda_nn.py).
 Backward rows are the backward pass alone. Nothing else should run on the machine meanwhile.
 """
 
@@ -14,6 +16,7 @@ import argparse
 import json
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from nsr.utils.memory import keep_freed_memory
@@ -22,6 +25,7 @@ from nsr.utils.threads import set_thread_policy
 set_thread_policy()  # before torch is imported
 keep_freed_memory()
 
+import tiny_cuda_nn  # noqa: E402
 import torch  # noqa: E402
 from floors import Machine, median_time  # noqa: E402
 from kernel_cases import SIZES, Case, Inputs, all_cases  # noqa: E402
@@ -30,7 +34,7 @@ from reconstruction import cpu_name  # noqa: E402
 from nsr import _ext  # noqa: E402
 from nsr.utils.errors import NsrError  # noqa: E402
 
-HEADER = ("op", "size", "native ms", "PyTorch ms", "ratio", "MFLOP", "MB", "k reads", "floor ms", "by", "of peak")
+HEADER = ("op", "size", "native ms", "PyTorch ms", "ratio", "M/s", "MFLOP", "MB", "k reads", "floor ms", "by", "of peak")
 
 
 def main() -> int:
@@ -44,14 +48,17 @@ def main() -> int:
         return error.exit_code
     machine = Machine(args.device, args.quick)
     about = describe(machine)
+    header = HEADER + (("MB taken", "tiny-cuda-nn ms", "ratio to it") if args.device == "cuda" else ())
     print("\n".join(f"{key}: {value}" for key, value in about.items()) + "\n")
-    print("| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|")
+    print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
     rows = []
     with _ext.use_backend("native"):  # the inputs are those of the native ops
         for size in args.sizes:
-            for case in all_cases(Inputs.untrained(SIZES[size], args.device)):
+            inputs = Inputs.untrained(SIZES[size], args.device)
+            peers = tiny_cuda_nn.calls(inputs) if args.device == "cuda" else {}
+            for case in all_cases(inputs):
                 if args.only in case.name:
-                    rows.append(run(case, size, machine, 0.01 if args.quick else args.seconds))
+                    rows.append(run(case, size, machine, 0.01 if args.quick else args.seconds, peers.get(case.name)))
                     print(line(rows[-1]), flush=True)
     if not rows:
         print(f"kernels.py: --only {args.only!r} is in no op's name", file=sys.stderr)
@@ -71,22 +78,29 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny arrays: whether it works, not how fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write machine and rows here")
     args = parser.parse_args()
-    args.sizes = args.sizes or (["quick"] if args.quick else ["instant", "large"])
+    usual = ["instant", "large"] if args.device == "cpu" else ["instant", "large", "gpu"]
+    args.sizes = args.sizes or (["quick"] if args.quick else usual)
     return args
 
 
-def run(case: Case, size: str, machine: Machine, seconds: float) -> dict:
-    """Times in seconds; reads: cache lines at random places."""
-    times = {}
+def run(case: Case, size: str, machine: Machine, seconds: float, peer: Callable[[], object] | None) -> dict:
+    """Times in seconds; reads: cache lines at random places; peer: the same op of tiny-cuda-nn, where there is one."""
+    times, on_gpu = {}, machine.device == "cuda"
     for name in ("native", "reference"):
         with _ext.use_backend(name):
-            times[name] = median_time(case.prepare(), machine.device, seconds)
+            call = case.prepare()
+            if name == "native" and on_gpu:
+                times["memory"] = memory_taken(call)
+            times[name] = median_time(call, machine.device, seconds)
+    if peer is not None:
+        times["tiny_cuda_nn"] = median_time(peer, machine.device, seconds)
     floor, limit = machine.floor(case.cost)
     return {
         "op": case.name,
         "size": size,
         **times,
         "ratio": times["reference"] / times["native"],
+        "items_per_second": case.items / times["native"],
         "flops": case.cost.flops,
         "bytes": case.cost.stream,
         "reads": sum(lines for lines, _ in case.cost.gathers),
@@ -96,10 +110,25 @@ def run(case: Case, size: str, machine: Machine, seconds: float) -> dict:
     }
 
 
+def memory_taken(call: Callable[[], object]) -> int:
+    """Bytes on the GPU at the highest point of a call, besides those that are taken before it."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def line(row: dict) -> str:
     cells = [row["op"], row["size"], f"{1e3 * row['native']:.3g}", f"{1e3 * row['reference']:.3g}", f"{row['ratio']:.3g}"]
+    cells += [f"{row['items_per_second'] / 1e6:.3g}"]
     cells += [f"{row['flops'] / 1e6:.3g}", f"{row['bytes'] / 1e6:.3g}", f"{row['reads'] / 1e3:.3g}"]
     cells += [f"{1e3 * row['floor']:.3g}", row["limit"], f"{100 * row['of_peak']:.0f} %"]
+    if "memory" in row:
+        peer = row.get("tiny_cuda_nn")
+        cells += [
+            f"{row['memory'] / 1e6:.3g}",
+            *(["", ""] if peer is None else [f"{1e3 * peer:.3g}", f"{peer / row['native']:.3g}"]),
+        ]
     return "| " + " | ".join(cells) + " |"
 
 

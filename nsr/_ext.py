@@ -135,10 +135,11 @@ def check_device_served(kind: str) -> None:
     """
     if kind == "cpu" or backend() == "reference" or kind in _devices():
         return
+    built_for = " and ".join(_devices()) if len(_devices()) > 1 else "cpu alone"
     raise ExtensionError(
-        f"nsr: the native library {build_report()['library']} has no kernels for {kind}: it was built for "
-        f"{' and '.join(_devices()) if len(_devices()) > 1 else 'cpu alone'}. Use --device cpu; for cuda, build it again where torch "
-        "has CUDA and nvcc is found (`NSR_CUDA=1 pip install --no-build-isolation -e .` in the checkout); or set "
+        f"nsr: the native library {build_report()['library']} has no kernels for {kind}: it was built for {built_for}. "
+        "Use --device cpu; for cuda, build it again where torch has CUDA and nvcc is found "
+        "(`NSR_CUDA=1 pip install --no-build-isolation -e .` in the checkout); or set "
         "NSR_BACKEND=reference to run on plain PyTorch, slowly."
     )
 

@@ -15,6 +15,7 @@ OPS = {
     "hash_grid backward",
     "hash_grid_with_jacobian",
     "hash_grid_with_jacobian backward",
+    "hash_grid second order",
     "sdf_network",
     "sdf_and_normal",
     "sdf_and_normal backward",
@@ -48,7 +49,7 @@ def test_every_op_has_a_row_of_positive_numbers(finished):
     rows = finished[1]["rows"]
     assert sorted(row["op"] for row in rows) == sorted(OPS)
     for row in rows:
-        numbers = [row[key] for key in ("native", "reference", "ratio", "bytes", "floor", "of_peak")]
+        numbers = [row[key] for key in ("native", "reference", "ratio", "items_per_second", "bytes", "floor", "of_peak")]
         assert all(math.isfinite(number) and number > 0 for number in numbers), row
         assert row["flops"] > 0 or row["op"] == "visual_hull"  # where only bytes are counted
         assert row["limit"] in ("flops", "bytes", "reads")

@@ -1,0 +1,208 @@
+"""Everything that only a GPU can show, in one go: build, tests, sanitizers, kernels, convergence, rendering.
+
+scripts/gpu_check.sh prepares the environment and calls this. Each step is a process of its own with a limit; one that fails or
+runs out of time leaves the others to run. OUT/gpu_check.json has all figures, OUT/gpu_check.md the tables, OUT/<step>.log what
+each step printed. `--device cpu --quick` goes through the same steps without a GPU: that the check itself works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKS = {  # the CPU's figures after 60 s, in % of the object's radius (docs/results.md): to be reached within 5 s
+    "bust": 0.101,
+    "dents": 0.140,
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, and the most seconds that it may take."""
+
+    name: str
+    command: list[str]
+    limit: float
+
+
+@dataclass
+class Outcome:
+    name: str
+    state: str  # passed, failed, out of time, left out
+    seconds: float
+    command: str
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--seconds", type=float, default=570.0, help="what all steps together may take (default %(default)g)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether the check works, not how fast nsr is")
+    parser.add_argument("--only", default="", metavar="REGEX", help="only steps whose name has this in it")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    device = describe_device(args.device)
+    if device is None:
+        print("gpu_check: torch finds no CUDA device, or there is no torch; nothing to check with", file=sys.stderr)
+        return 2
+    print("\n".join(f"{key}: {value}" for key, value in device.items()), flush=True)
+    chosen = [step for step in steps(args, device) if re.search(args.only, step.name)]
+    begun, outcomes = time.monotonic(), []
+    for step in chosen:
+        outcomes.append(run(step, args.out, args.seconds - (time.monotonic() - begun)))
+        print(f"{outcomes[-1].name}: {outcomes[-1].state}, {outcomes[-1].seconds:.0f} s", flush=True)
+    report = {"device": device | clocks(), "steps": [asdict(outcome) for outcome in outcomes]} | figures(args.out)
+    (args.out / "gpu_check.json").write_text(json.dumps(report, indent=1) + "\n")
+    (args.out / "gpu_check.md").write_text(markdown(report))
+    print("\n" + markdown(report))
+    return int(any(outcome.state != "passed" for outcome in outcomes))
+
+
+def steps(args: argparse.Namespace, device: dict[str, str]) -> list[Step]:
+    """In the order of what the next ones need, and of what matters most where time runs out."""
+    python, out, gpu = sys.executable, args.out, args.device == "cuda"
+    marker = "gpu" if gpu else "not gpu and not slow"
+    tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marker, "tests"]
+    sizes = ["--quick"] if args.quick else ["--seconds", "0.2"]
+    kernels = [python, "benchmarks/kernels.py", "--device", args.device, *sizes, "--json", str(out / "kernels.json")]
+    reconstruct = [python, "-m", "nsr.apps.main", "reconstruct", "--device", args.device, "--overwrite"]
+    small = ["--views", "8", "--resolution", "48", "start.resolution=32", "photometric.rays=64", "sampling.neighbours=32"]
+    options = small if args.quick else []
+    chosen = []
+    if gpu:
+        chosen.append(Step("build", [python, "setup.py", "-q", "build_ext", "--inplace"], 200))
+    chosen.append(Step("tests", tests if gpu else [*tests[:-1], "tests/ops/test_devices.py"], 150))
+    for scene, budget in (("bust", 5), ("dents", 5), ("bust", 15)):
+        folder = out / f"{scene}_{budget}s"
+        command = [*reconstruct, scene, "--budget", str(budget), "--out", str(folder), *options]
+        chosen.append(Step(f"convergence {scene} {budget} s", command, 20 * budget if not args.quick else 120))
+        if args.quick:
+            break
+    chosen.append(Step("kernels", kernels, 150))
+    picture = [python, "benchmarks/rendering.py", str(out / "bust_5s"), "--device", args.device]
+    size = ["--width", "64", "--height", "48"] if args.quick else []
+    chosen.append(Step("rendering", [*picture, "--json", str(out / "rendering.json"), *size], 60))
+    sanitizer = shutil.which("compute-sanitizer")
+    if gpu and sanitizer:
+        for tool in ("memcheck", "racecheck"):
+            few = [*tests, "-k", "(exact or tracers) and 33", "-x"]
+            chosen.append(Step(tool, [sanitizer, "--tool", tool, "--error-exitcode", "9", *few], 100))
+    return chosen
+
+
+def run(step: Step, out: Path, left: float) -> Outcome:
+    command = " ".join(step.command)
+    if left < 5:
+        return Outcome(step.name, "left out", 0.0, command)
+    begun = time.monotonic()
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    if step.name == "build":
+        environment |= {"NSR_CUDA": "1", "NSR_CUDA_ARCHS": os.environ.get("NSR_CUDA_ARCHS") or own_architecture()}
+    with open(out / f"{step.name.replace(' ', '_')}.log", "w") as log:
+        try:
+            limit = min(step.limit, left)
+            done = subprocess.run(step.command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=limit)
+            state = "passed" if done.returncode == 0 else "failed"
+        except subprocess.TimeoutExpired:
+            state = "out of time"
+    return Outcome(step.name, state, time.monotonic() - begun, command)
+
+
+def describe_device(kind: str) -> dict[str, str] | None:
+    """What the figures depend on; None where there is no such device."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    about = {"python": platform.python_version(), "torch": torch.__version__, "commit": commit()}
+    if kind == "cpu":
+        return {"device": "cpu (no GPU: a trial of the check itself)", **about}
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    memory = f"{properties.total_memory / 2**30:.0f} GiB"
+    parts = f"{properties.multi_processor_count} multiprocessors, sm_{properties.major}{properties.minor}"
+    name = f"{properties.name}, {memory}, {parts}"
+    return {"device": name, "cuda": str(torch.version.cuda), **about}
+
+
+def own_architecture() -> str:
+    import torch
+
+    return "".join(map(str, torch.cuda.get_device_capability(0)))
+
+
+def clocks() -> dict[str, str]:
+    """Right after the last step, as nvidia-smi gives them."""
+    query = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu"
+    try:
+        done = subprocess.run(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return {}
+    return {query: done.stdout.strip()} if done.returncode == 0 else {}
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def figures(out: Path) -> dict:
+    """What the steps have written."""
+    found: dict = {"convergence": {}}
+    for path in sorted(out.glob("*s/metrics.json")):
+        metrics = json.loads(path.read_text())
+        keys = ("chamfer_percent", "steps", "train_seconds", "wall_seconds", "psnr", "iou")
+        found["convergence"][path.parent.name] = {key: metrics.get(key) for key in keys}
+    for name in ("kernels", "rendering"):
+        path = out / f"{name}.json"
+        found[name] = json.loads(path.read_text()) if path.is_file() else None
+    log = out / "tests.log"
+    summary = re.findall(r"^.*(?:passed|failed|error).* in .*$", log.read_text(), re.MULTILINE) if log.is_file() else []
+    return found | {"tests": summary[-1] if summary else None}
+
+
+def markdown(report: dict) -> str:
+    lines = ["# GPU check", "", *(f"* {key}: {value}" for key, value in report["device"].items())]
+    if report["tests"]:
+        lines.append(f"* tests: {report['tests']}")
+    lines += ["", "| step | | seconds |", "|---|---|---|"]
+    lines += [f"| {step['name']} | {step['state']} | {step['seconds']:.0f} |" for step in report["steps"]]
+    lines += ["", "| scene | Chamfer % | the CPU's after 60 s | steps | training s | all s |", "|---|---|---|---|---|---|"]
+    for name, row in report["convergence"].items():
+        cells = [f"{row['chamfer_percent']:.3f}", f"{MARKS.get(name.split('_')[0], float('nan')):.3f}", str(row["steps"])]
+        cells += [f"{row['train_seconds']:.1f}", f"{row['wall_seconds']:.1f}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    if report["rendering"]:
+        row = report["rendering"]
+        lines += [
+            "",
+            f"Rendering {row['width']}x{row['height']}: {1e3 * row['seconds']:.1f} ms, {row['rays_that_hit']} rays hit.",
+        ]
+    if report["kernels"]:
+        lines += [
+            "",
+            "| op | size | ms | times as fast as PyTorch | M/s | of peak | tiny-cuda-nn ms |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in report["kernels"]["rows"]:
+            peer = f"{1e3 * row['tiny_cuda_nn']:.3g}" if "tiny_cuda_nn" in row else ""
+            cells = [row["op"], row["size"], f"{1e3 * row['native']:.3g}", f"{row['ratio']:.3g}"]
+            cells += [f"{row['items_per_second'] / 1e6:.3g}", f"{100 * row['of_peak']:.0f} %", peer]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
