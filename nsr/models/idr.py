@@ -14,6 +14,7 @@ from nsr.geometry.voxels import Voxels
 from nsr.models.implicit_network import ImplicitNetwork, ImplicitNetworkConfig
 from nsr.models.intersection import differentiable_intersection
 from nsr.models.rendering_network import RenderingNetwork, RenderingNetworkConfig
+from nsr.models.rows import first_rows, rows_where
 from nsr.ops.sphere_trace import TraceOptions, trace
 from nsr.ops.trace_sdf_network import trace_sdf_network
 from nsr.types import Rays, RenderOutput, SurfaceHits
@@ -38,6 +39,15 @@ class ModelConfig:
     min_cosine: float = 0.01
 
 
+class Padding(NamedTuple):
+    """Which rows of a padded TrainingOutput count: of points, normal and rgb, surface [N]; of free_sdf, empty [F]; of the two
+    gradients of neighbours, centres [M]. All bool."""
+
+    surface: Tensor
+    empty: Tensor
+    centres: Tensor
+
+
 class TrainingOutput(NamedTuple):
     """What the losses of a step of N rays need; S of the rays hit the surface inside the mask, and not in free space.
 
@@ -47,6 +57,8 @@ class TrainingOutput(NamedTuple):
     free_sdf: [F], at those of the volume's points where nothing is;
     gradient: [P, 3] of the SDF at all points of the step (rays, volume, neighbours), for the eikonal term;
     centre_gradient, neighbour_gradient: [M, 3] at M of the ray points and at a point beside each.
+    padding: None, or where the rows of these end that count: then S = N, F and M are the numbers of points that were asked
+    for, and rows behind the ones described above are there for the shape alone.
     """
 
     surface: Tensor
@@ -59,6 +71,7 @@ class TrainingOutput(NamedTuple):
     gradient: Tensor
     centre_gradient: Tensor
     neighbour_gradient: Tensor
+    padding: Padding | None = None
 
 
 class IDRModel(nn.Module):
@@ -130,14 +143,17 @@ class IDRModel(nn.Module):
             normal[index] = F.normalize(gradient, dim=-1)
         return RenderOutput(rgb, normal, hits.distance * hits.hit, hits.hit)
 
-    def surface_colors(self, rays: Rays) -> tuple[Float[Tensor, "S 3"], Int[Tensor, " S"]]:
-        """Colours of what rays see of the surface as it is: rgb [S, 3], and which [S] of the rays hit it.
+    def surface_colors(
+        self, rays: Rays, padded: bool = False
+    ) -> tuple[Float[Tensor, "S 3"], Int[Tensor, " S"], Bool[Tensor, " S"] | None]:
+        """Colours of what rays see of the surface as it is: rgb [S, 3], which [S] of the rays hit it, and None.
 
-        Differentiable with respect to the rendering network alone.
+        Differentiable with respect to the rendering network alone. padded: S is the number of rays, and the last tells which
+        rows count.
         """
         hits = self.trace(rays)
-        index = hits.hit.nonzero()[:, 0]
-        return self._shade(rays, hits, index)[0], index
+        index = rows_where(hits.hit, padded)
+        return self._shade(rays, hits, index)[0], index, first_rows(hits.hit) if padded else None
 
     def _shade(self, rays: Rays, hits: SurfaceHits, index: Tensor) -> tuple[Tensor, Tensor]:
         """rgb and the SDF's gradient, [S, 3] both, where the rays `index` hit; without gradient for the surface."""
@@ -154,12 +170,14 @@ class IDRModel(nn.Module):
         volume_points: Float[Tensor, "U 3"],
         neighbour_offsets: Float[Tensor, "M 3"],
         free_space: Voxels | None = None,
+        padded: bool = False,
     ) -> TrainingOutput:
         """One training step's forward pass.
 
         object_mask: which of the N rays see the object; volume_points: where else the eikonal term looks;
         neighbour_offsets: M <= N displacements; ray points 0 .. M - 1 get a neighbour at that offset, whose gradient joins the
-        eikonal term and serves the smoothness term; free_space: where a surface is known to be wrong.
+        eikonal term and serves the smoothness term; free_space: where a surface is known to be wrong; padded: with shapes that
+        do not depend on what the rays hit, see TrainingOutput.padding.
         """
         with torch.no_grad():
             hits = self.trace(Rays(rays.origins.detach(), rays.directions.detach()), object_mask)
@@ -175,7 +193,7 @@ class IDRModel(nn.Module):
         if with_cameras:  # the mask term and the intersection do: add d f(x) = grad f . dx, which is 0 in value
             sdf = sdf + (gradient.detach() * (points - points.detach())).sum(dim=-1)
 
-        index = surface.nonzero()[:, 0]  # index_select with it is several times faster than [] with either
+        index = rows_where(surface, padded)  # index_select with it is several times faster than [] with either
         directions, normal = rays.directions.index_select(0, index), gradient.index_select(0, index)
         crossing = differentiable_intersection(
             points.index_select(0, index), directions, sdf.index_select(0, index), normal, self.config.min_cosine
@@ -192,8 +210,9 @@ class IDRModel(nn.Module):
             of_shape = crossing, shaded.gradient
         rgb = self.rendering_network(crossing, shaded.gradient, directions, shaded.feature)
         of_volume = field_.sdf[n : n + volume_points.shape[0]]
-        empty = of_volume[:0] if free_space is None else of_volume[free_space.contain(volume_points)]
-        centres = surface[:m].nonzero()[:, 0]
+        of_volume = of_volume[:0] if free_space is None else of_volume
+        empty = torch.ones_like(of_volume, dtype=torch.bool) if free_space is None else free_space.contain(volume_points)
+        centres = rows_where(surface[:m], padded)
         return TrainingOutput(
             surface=surface,
             free=hits.hit & in_free_space,
@@ -201,8 +220,9 @@ class IDRModel(nn.Module):
             normal=of_shape[1],
             rgb=rgb,
             sdf=sdf,
-            free_sdf=empty,
+            free_sdf=of_volume if padded else of_volume[empty],
             gradient=field_.gradient,
             centre_gradient=gradient.index_select(0, centres),
             neighbour_gradient=field_.gradient.index_select(0, centres + (n + volume_points.shape[0])),
+            padding=Padding(first_rows(surface), empty, first_rows(surface[:m])) if padded else None,
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nsr.config import check
 from nsr.models.idr import TrainingOutput
+from nsr.models.rows import rows_where
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,18 @@ def color_loss(
     rgb: Float[Tensor, "N 3"],
     mask: Float[Tensor, " N"],
     config: LossConfig,
+    counts: Bool[Tensor, " S"] | None = None,
 ) -> Tensor:
     """rgb_loss of the colours shown along S of a step's N rays, at the pixels that are pure (rgb_min_mask).
 
-    ray: which S of the rays; rgb, mask: the photographs' values at all of them.
+    ray: which S of the rays; rgb, mask: the photographs' values at all of them; counts: which of the S count (None: all).
     """
-    pure = (mask.index_select(0, ray) >= config.rgb_min_mask).nonzero()[:, 0]
+    is_pure = mask.index_select(0, ray) >= config.rgb_min_mask
+    if counts is not None:  # the others show what is photographed
+        photographed = rgb.index_select(0, ray)
+        shown = torch.where((is_pure & counts)[:, None], shown, photographed)
+        return rgb_loss(shown, photographed, rgb.shape[0], config.rgb_quadratic_below)
+    pure = is_pure.nonzero()[:, 0]
     photographed = rgb.index_select(0, ray.index_select(0, pure))
     return rgb_loss(shown.index_select(0, pure), photographed, rgb.shape[0], config.rgb_quadratic_below)
 
@@ -102,19 +109,28 @@ def eikonal_loss(gradient: Float[Tensor, "P 3"]) -> Tensor:
     return ((gradient.square().sum(dim=-1) + 1e-12).sqrt() - 1.0).square().mean()
 
 
-def free_loss(sdf: Float[Tensor, " F"]) -> Tensor:
-    """By how much the SDF is negative, on average, at points where it is known that nothing is.
+def free_loss(sdf: Float[Tensor, " F"], counts: Bool[Tensor, " F"] | None = None) -> Tensor:
+    """By how much the SDF is negative, on average, at points where it is known that nothing is (counts; None: all).
 
     Rays see to the neighbourhood of the silhouettes. What forms elsewhere, where no ray is drawn, they would not undo.
     """
-    return F.relu(-sdf).mean()
+    return _mean(F.relu(-sdf), counts)
 
 
-def smoothness_loss(gradient: Float[Tensor, "P 3"], neighbour: Float[Tensor, "P 3"]) -> Tensor:
-    """Mean distance between the unit normals of neighbouring points."""
+def smoothness_loss(
+    gradient: Float[Tensor, "P 3"], neighbour: Float[Tensor, "P 3"], counts: Bool[Tensor, " P"] | None = None
+) -> Tensor:
+    """Mean distance between the unit normals of neighbouring points, of those that count (None: all)."""
     unit, beside = (g * (g.square().sum(dim=-1, keepdim=True) + 1e-12).rsqrt() for g in (gradient, neighbour))
     difference = unit - beside
-    return (difference.square().sum(dim=-1) + 1e-12).sqrt().mean()
+    return _mean((difference.square().sum(dim=-1) + 1e-12).sqrt(), counts)
+
+
+def _mean(values: Float[Tensor, " P"], counts: Bool[Tensor, " P"] | None) -> Tensor:
+    """Of the values that count (None: all); 0 where none does."""
+    if counts is None:
+        return values.mean()
+    return torch.where(counts, values, 0.0).sum() / counts.sum().clamp_min(1)
 
 
 def photometric_weight(config: LossConfig, progress: float) -> float:
@@ -139,17 +155,20 @@ def idr_losses(
     photometric: that term's value, in steps that have it.
     """
     mask = torch.where(output.free, 0.0, mask)  # a surface in free space is as wrong as one outside the silhouette
+    padding = output.padding
+    of_surface, of_empty, of_centres = (None, None, None) if padding is None else padding
+    ray = rows_where(output.surface, padding is not None)
     terms = {
-        "rgb": color_loss(output.rgb, output.surface.nonzero()[:, 0], rgb, mask, config),
+        "rgb": color_loss(output.rgb, ray, rgb, mask, config, of_surface),
         "mask": mask_loss(output.sdf, output.surface, mask, alpha, config.mask_missing_factor),
         "eikonal": eikonal_loss(output.gradient),
     }
     weights = {"rgb": config.rgb_weight, "mask": config.mask_weight, "eikonal": config.eikonal_weight}
     if config.free_weight > 0 and output.free_sdf.shape[0]:
-        terms["free"] = free_loss(output.free_sdf)
+        terms["free"] = free_loss(output.free_sdf, of_empty)
         weights["free"] = config.free_weight
     if config.smoothness_weight > 0 and output.neighbour_gradient.shape[0]:
-        terms["smoothness"] = smoothness_loss(output.centre_gradient, output.neighbour_gradient)
+        terms["smoothness"] = smoothness_loss(output.centre_gradient, output.neighbour_gradient, of_centres)
         weights["smoothness"] = config.smoothness_weight * config.smoothness_final**progress
     if photometric is not None:
         terms["photometric"] = photometric

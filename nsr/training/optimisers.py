@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nsr.models.idr import IDRModel
 from nsr.ops.adam import adam_touched_
@@ -89,12 +89,12 @@ class Optimisers:
         for member in self.members.values():
             member.zero_grad(set_to_none=True)
 
-    def gradient_norm(self) -> float:
+    def gradient_norm(self) -> Tensor:
         """Length of the gradient of all but the tables, which take long to look at."""
         members = [member for name, member in self.members.items() if name != "tables"]
         grads = [p.grad for member in members for group in member.param_groups for p in group["params"] if p.grad is not None]
         grads = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
-        return torch.stack(torch._foreach_norm(grads)).norm().item() if grads else 0.0
+        return torch.stack(torch._foreach_norm(grads)).norm() if grads else torch.zeros(())
 
     def step(self) -> None:
         for member in self.members.values():

@@ -13,6 +13,7 @@ from nsr.datasets.sampling import PixelBatch
 from nsr.geometry.cameras import level_cameras
 from nsr.geometry.source_views import source_views
 from nsr.models.idr import IDRModel, TrainingOutput
+from nsr.models.rows import rows_where
 from nsr.ops.patch_ncc import patch_images, patch_ncc
 from nsr.training.settings import PhotometricConfig
 from nsr.types import Cameras, Rays, Scene
@@ -51,9 +52,11 @@ class PhotometricTerm:
     def __call__(self, model: IDRModel, batch: PixelBatch, output: TrainingOutput, step: int) -> Tensor:
         """The mean over the compared rays' pairs with the sources that count."""
         config, level = self.config, self.level(step)
-        chosen = output.surface.nonzero()[: config.rays, 0]
+        chosen = rows_where(output.surface, output.padding is not None)[: config.rays]
         points, normals = output.points[: config.rays], output.normal[: config.rays]
         view, sources = batch.view[chosen], self.sources[batch.view[chosen]]
+        if output.padding is not None:  # rows that do not count have no source to be compared with
+            sources = torch.where(output.padding.surface[: config.rays, None], sources, -1)
         if config.occlusion:
             sources = torch.where(self._hidden(model, points.detach(), sources), -1, sources)
         best = self._best(points, normals, batch.pixels[chosen], view, sources, 0)

@@ -20,6 +20,7 @@ from nsr.geometry.voxels import Voxels
 from nsr.models.exposure import AffineExposure
 from nsr.models.idr import IDRModel, TrainingOutput
 from nsr.models.losses import color_loss, idr_losses
+from nsr.models.rows import rows_where
 from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
 from nsr.training.guards import BadStepGuard, TerminationSignal, is_out_of_memory
 from nsr.training.optimisers import Optimisers
@@ -51,6 +52,7 @@ class Trainer:
         self.config, self.scene, self.seed = config, scene, seed
         self.meta = meta or {}  # what the run folder's readers need beside the state: data folder, views, world frame
         self.device = scene.images.device
+        self.padded = self.device.type == "cuda"  # shapes that depend on values would make the host wait for the GPU
         self.model = IDRModel.build(config.model, seed).to(self.device)
         self.poses = TrainableCameras(scene.cameras).to(self.device) if train_cameras else None
         self.generator = torch.Generator(self.device).manual_seed(seed)
@@ -83,9 +85,9 @@ class Trainer:
         Raises RetriableError when memory runs out: at the smallest batch after saving in `folder`, and without saving
         between the steps of two optimisers, which nobody can take back.
         """
-        values, rays = self._gradients_within_memory(folder)
+        values, gradient, rays = self._gradients_within_memory(folder)
         # A gradient that is not finite anywhere is not finite in the layers behind the tables, which are quick to look at.
-        if self.guard.accepts({**values, "gradient": self.optimisers.gradient_norm()}):
+        if self.guard.accepts({**values, "gradient": gradient}):
             try:
                 self.optimisers.step()
             except (MemoryError, RuntimeError) as error:
@@ -98,7 +100,7 @@ class Trainer:
         self.rays_seen += rays
         return values
 
-    def _gradients_within_memory(self, folder: Path | None) -> tuple[dict[str, float], int]:
+    def _gradients_within_memory(self, folder: Path | None) -> tuple[dict[str, float], float, int]:
         """As _gradients; when memory runs out, the same again with half the rays."""
         while True:
             try:
@@ -111,8 +113,8 @@ class Trainer:
                     self._save_and_stop(folder, f"out of memory with {self.rays} rays per step")
                 self.rays //= 2
 
-    def _gradients(self) -> tuple[dict[str, float], int]:
-        """Gradients of all parameters by fresh rays; the losses by name, and how many rays these were."""
+    def _gradients(self) -> tuple[dict[str, float], float, int]:
+        """Gradients of all parameters by fresh rays; the losses by name, the gradient's length, and how many rays it took."""
         config, of_run = self.config.train, self.clock.progress
         show_detail(self.model, config, of_run)
         colors_only, progress = stage(config, of_run)
@@ -122,7 +124,10 @@ class Trainer:
         losses, rays = self._color_losses() if colors_only else self._losses(progress)
         self.optimisers.zero_grad()
         losses["loss"].backward()
-        return {name: loss.item() for name, loss in losses.items()}, rays
+        # All that the host has to know of a step, at once: it waits for the device here and, without trained cameras, nowhere
+        # else.
+        *values, gradient = torch.stack([*losses.values(), self.optimisers.gradient_norm()]).tolist()
+        return dict(zip(losses, values, strict=True)), gradient, rays
 
     def _losses(self, progress: float) -> tuple[dict[str, Tensor], int]:
         """The losses of shape and colours on fresh rays, and how many these are. progress: of the stage."""
@@ -137,7 +142,8 @@ class Trainer:
                     self.photometric.follow(self.cameras())
             photometric = self.photometric(self.model, batch, output, self.clock.step)
         if self.exposure is not None:
-            output = output._replace(rgb=self.exposure(output.rgb, batch.view[output.surface]))
+            view = batch.view.index_select(0, rows_where(output.surface, self.padded))
+            output = output._replace(rgb=self.exposure(output.rgb, view))
         losses = idr_losses(
             output,
             batch.rgb,
@@ -155,10 +161,10 @@ class Trainer:
         batch = self.sampler.draw_inside(max(config.sampling.color_rays * self.rays // config.sampling.rays, 1))
         with torch.no_grad():
             rays = self._rays(batch.view, batch.pixels)
-        rgb, hit = self.model.surface_colors(rays)
+        rgb, hit, counts = self.model.surface_colors(rays, self.padded)
         if self.exposure is not None:
             rgb = self.exposure(rgb, batch.view.index_select(0, hit))
-        error = color_loss(rgb, hit, batch.rgb, batch.mask, config.loss)
+        error = color_loss(rgb, hit, batch.rgb, batch.mask, config.loss, counts)
         return self._with_exposure({"loss": config.loss.rgb_weight * error, "rgb": error}), len(batch)
 
     def _with_exposure(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -178,6 +184,7 @@ class Trainer:
             (2.0 * volume - 1.0) * self.model.bounding_radius,
             offsets * sampling.neighbour_sigma,
             self.free_space,
+            self.padded,
         )
 
     def _rays(self, view: Tensor, pixels: Tensor) -> Rays:

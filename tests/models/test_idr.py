@@ -64,7 +64,7 @@ def test_render_finds_the_surface_and_leaves_misses_white():
 
 def test_surface_colors_are_those_of_the_rendering_and_leave_the_shape_alone():
     model, rays = IDRModel.build(SMALL, 0), rays_at_the_origin(50)
-    rgb, index = model.surface_colors(rays)
+    rgb, index, _ = model.surface_colors(rays)
     rendered = model.render(rays)
     assert torch.equal(index, rendered.hit.nonzero()[:, 0])
     torch.testing.assert_close(rgb, rendered.rgb[index])
