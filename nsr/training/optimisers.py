@@ -94,7 +94,7 @@ class Optimisers:
         members = [member for name, member in self.members.items() if name != "tables"]
         grads = [p.grad for member in members for group in member.param_groups for p in group["params"] if p.grad is not None]
         grads = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
-        return torch.stack(torch._foreach_norm(grads)).norm() if grads else torch.zeros(())
+        return torch.stack(torch._foreach_norm(grads)).norm()
 
     def step(self) -> None:
         for member in self.members.values():

@@ -52,7 +52,7 @@ class Trainer:
         self.config, self.scene, self.seed = config, scene, seed
         self.meta = meta or {}  # what the run folder's readers need beside the state: data folder, views, world frame
         self.device = scene.images.device
-        self.padded = self.device.type == "cuda"  # shapes that depend on values would make the host wait for the GPU
+        self.padded = self.device.type != "cpu"  # shapes that depend on values would make the host wait for the GPU
         self.model = IDRModel.build(config.model, seed).to(self.device)
         self.poses = TrainableCameras(scene.cameras).to(self.device) if train_cameras else None
         self.generator = torch.Generator(self.device).manual_seed(seed)
