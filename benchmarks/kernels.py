@@ -60,11 +60,11 @@ def main() -> int:
                 if args.only in case.name:
                     rows.append(run(case, size, machine, 0.01 if args.quick else args.seconds, peers.get(case.name)))
                     print(line(rows[-1]), flush=True)
+                    if args.json:  # row by row: what comes may not fit into memory
+                        args.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
     if not rows:
         print(f"kernels.py: --only {args.only!r} is in no op's name", file=sys.stderr)
         return 2
-    if args.json:
-        args.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
     return 0
 
 

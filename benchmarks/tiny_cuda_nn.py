@@ -15,7 +15,8 @@ def calls(inputs: Inputs) -> dict[str, Callable[[], object]]:
     """By the name of the case; empty where tiny-cuda-nn is not installed."""
     try:
         import tinycudann
-    except ImportError:
+    except (ImportError, OSError) as error:  # the latter for a GPU that it was not built for
+        print(f"(no column for tiny-cuda-nn: {error})")
         return {}
     spec = inputs.sdf.spec
     growth = (spec.max_resolution / spec.base_resolution) ** (1 / max(spec.levels - 1, 1))

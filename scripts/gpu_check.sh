@@ -11,16 +11,19 @@
 #   NSR_CHECK_SECONDS  what the whole check may take (default 570); what does not fit is left out and said to be
 # Ends with 0 when everything passed, 1 when something failed, 2 when there is nothing to check with.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+root=$(realpath "$(dirname "$0")/..")
+out=$(realpath -m "${1:-$root/runs/gpu_check}")
+cd "$root"
 
 python=${PYTHON:-python3}
-out=$(realpath -m "${1:-runs/gpu_check}")
-wheels=${NSR_WHEELS:-$([[ -d .whl ]] && echo .whl)}
+wheels=${NSR_WHEELS-$([[ -d .whl ]] && echo .whl)}
 mkdir -p "$out"
 
 if [[ -n "$wheels" ]]; then
-  "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$out/site" "$wheels"/*.whl || exit 2
-  export PYTHONPATH="$out/site${PYTHONPATH:+:$PYTHONPATH}"
+  site=$(mktemp -d)
+  trap 'rm -rf "$site"' EXIT
+  "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$site" "$wheels"/*.whl || exit 2
+  export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
-exec "$python" benchmarks/gpu_check.py --out "$out" --seconds "${NSR_CHECK_SECONDS:-570}"
+"$python" benchmarks/gpu_check.py --out "$out" --seconds "$((${NSR_CHECK_SECONDS:-570} - SECONDS))"

@@ -107,13 +107,14 @@ void color_network_bwd(void* stream, const ColorNetwork<T>& network, int64_t n, 
   // The table's part first: it has the numbers that need the widest alignment.
   const int64_t of_table = gradients.table ? scatter_scratch(network.grid, entries) : 0;
   T* const numbers = reinterpret_cast<T*>(static_cast<unsigned char*>(scratch) + of_table);
-  const int64_t count = gradients.layers.wanted() ? parts_numbers(network, tiles) : 0;
-  T* const parts = gradients.layers.wanted() ? numbers : nullptr;
+  const bool want_layers = gradients.layers.wanted();  // also of no points, for which the scratch is none
+  const int64_t count = want_layers ? parts_numbers(network, tiles) : 0;
+  T* const parts = want_layers ? numbers : nullptr;
   T* const grad_grid = gradients.table ? numbers + count : nullptr;
-  if (parts) cudaMemsetAsync(parts, 0, sizeof(T) * size_t(count), static_cast<cudaStream_t>(stream));
+  if (count) cudaMemsetAsync(parts, 0, sizeof(T) * size_t(count), static_cast<cudaStream_t>(stream));
   launch_tiles(stream, tiles, color_network_bwd_kernel<T>, network, widest(network), n, const_cast<T*>(kept), grad_rgb,
                gradients, parts, grad_grid);
-  if (parts) sum_blocks(stream, network, tiles, parts, gradients.layers);
+  if (want_layers) sum_blocks(stream, network, tiles, parts, gradients.layers);
   if (gradients.table)
     scatter_to_table(stream, network.grid, n, entries, points, GridCotangents<T>{network.visible(), grad_grid},
                      gradients.table, scratch);

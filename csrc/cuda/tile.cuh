@@ -204,7 +204,8 @@ TilePlan plan_tiles(void (*kernel)(Parameters...), int64_t n, int rows) {
     if (plan.shared_bytes <= limit && (tiles() >= 2 * processors || plan.threads == kLeastThreads)) break;
   }
   if (plan.threads < kLeastThreads) return {};
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(plan.shared_bytes));
+  // Always the most: another host thread may be about to launch the same kernel for a wider network.
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(limit));
   int resident = 1;
   cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, int(plan.threads), plan.shared_bytes);
   const int64_t most = int64_t(processors) * (resident > 0 ? resident : 1);

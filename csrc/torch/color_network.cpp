@@ -65,7 +65,7 @@ ColorTensors check_arguments(const Tensor& points, const OptionalTensor& normals
   const int64_t inputs = 3 + grid.outputs() + harmonics_count(int(view_degree)) + (normals ? 3 : 0) + features.size(1);
   return {points.contiguous(),
           columns,
-          table.contiguous(),
+          contiguous_table(table),
           optional(normals, "normals"),
           optional(view_dirs, "view_dirs"),
           grid,

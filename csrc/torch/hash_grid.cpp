@@ -27,7 +27,7 @@ OptionalTensor contiguous(const OptionalTensor& tensor) {
 Tensor encode(const HashGrid& grid, const Tensor& x, const Tensor& table, Tensor* jacobian) {
   const Tensor h = at::empty({x.size(0), grid.outputs()}, x.options());
   if (jacobian) *jacobian = at::empty({x.size(0), grid.outputs(), 3}, x.options());
-  const Tensor points = x.contiguous(), entries = table.contiguous();
+  const Tensor points = x.contiguous(), entries = contiguous_table(table);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "hash_grid", [&] {
     NSR_LAUNCH(x, hash_grid_encode, grid, x.size(0), points.const_data_ptr<scalar_t>(),
                entries.const_data_ptr<scalar_t>(), h.mutable_data_ptr<scalar_t>(),
@@ -39,7 +39,7 @@ Tensor encode(const HashGrid& grid, const Tensor& x, const Tensor& table, Tensor
 Tensor contract(const HashGrid& grid, const Tensor& x, const Tensor& table, const OptionalTensor& grad_h,
                 const OptionalTensor& grad_jacobian) {
   const Tensor grad_x = at::empty(x.sizes(), x.options());
-  const Tensor points = x.contiguous(), entries = table.contiguous();
+  const Tensor points = x.contiguous(), entries = contiguous_table(table);
   const OptionalTensor a = contiguous(grad_h), b = contiguous(grad_jacobian);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "hash_grid_contract", [&] {
     NSR_LAUNCH(x, hash_grid_contract, grid, x.size(0), points.const_data_ptr<scalar_t>(),

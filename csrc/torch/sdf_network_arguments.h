@@ -34,7 +34,7 @@ inline NetworkTensors check_network(const Tensor& table, IntArrayRef resolutions
               int64_t(kSoftplus100), " (softplus) or ", int64_t(kSquareplus), " (squareplus), got ", activation);
   const HashGrid grid = make_grid(table, resolutions, offsets, smoothstep, extent, active_levels, op);
   const LayerTensors layers = check_layers(parameters, widths, 3 + grid.outputs(), table, "table", op);
-  return {table.contiguous(), grid, layers, Activation(activation)};
+  return {contiguous_table(table), grid, layers, Activation(activation)};
 }
 
 }  // namespace nsr

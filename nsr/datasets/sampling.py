@@ -129,6 +129,8 @@ class PixelSampler:
         end = len(self) if end is None else end
         if self._known is None:
             return begin + self._integers(end - begin, count)
+        if end - begin == len(self):  # all: no need to ask the device where they begin and end
+            return self._known.index_select(0, self._integers(len(self._known), count)).long()
         first, last = torch.searchsorted(self._known, self._known.new_tensor([begin, end])).tolist()
         return self._known.index_select(0, first + self._integers(last - first, count)).long()
 

@@ -88,7 +88,8 @@ def pixel_rays(cameras: Cameras, view: Int[Tensor, " N"], pixels: Float[Tensor, 
     # R K^-1 (u, v, 1), with K^-1 of the few views and not of the many rays. index_select and the sum of products are several
     # times faster here than indexing with [], matmul and normalize are.
     rotation, centers = cameras.camera_to_world[:, :3, :3], cameras.camera_to_world[:, :3, 3]
-    matrices = (rotation @ torch.linalg.inv(cameras.intrinsics)).flatten(1).index_select(0, view).view(-1, 3, 3)
+    inverse = torch.linalg.inv_ex(cameras.intrinsics).inverse  # inv has the host wait for a GPU, to see whether it failed
+    matrices = (rotation @ inverse).flatten(1).index_select(0, view).view(-1, 3, 3)
     directions = matrices[..., 0] * pixels[:, :1] + matrices[..., 1] * pixels[:, 1:] + matrices[..., 2]
     directions = directions / directions.square().sum(dim=-1, keepdim=True).sqrt()
     return Rays(centers.index_select(0, view), directions)

@@ -98,8 +98,8 @@ class ImplicitNetwork(nn.Module):
     def fused(self) -> SdfNetwork | None:
         """The network as the ops of nsr.ops.sdf_network take it, or None where they do not and PyTorch goes layer by layer.
 
-        They take a hash grid behind which hidden layers of at most 128 neurons follow without skips and weight normalisation,
-        on the CPU. The parameters are the network's own: valid until they are replaced or the encoder shows other levels.
+        They take a hash grid behind which hidden layers of at most 128 neurons follow without skips and weight normalisation.
+        The parameters are the network's own: valid until they are replaced or the encoder shows other levels.
         """
         if not isinstance(self.encoder, HashGridEncoder) or self.config.skip_in or self.config.weight_norm:
             return None

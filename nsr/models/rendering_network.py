@@ -83,7 +83,7 @@ class RenderingNetwork(nn.Module):
         """The network as nsr.ops.color_network takes it, or None where it does not and PyTorch goes layer by layer.
 
         It takes a hash grid and spherical harmonics, a raw view direction or none, behind which hidden layers of at most 128
-        neurons follow without weight normalisation, on the CPU. The parameters are the network's own: valid until they are
+        neurons follow without weight normalisation. The parameters are the network's own: valid until they are
         replaced or the encoder shows other levels.
         """
         degree = _harmonics_degree(self.view_encoder)

@@ -51,8 +51,8 @@ def color_network(
     """The colours of surface points seen along directions.
 
     Once differentiable with respect to every input and parameter (a second derivative raises by name); only the gradients that
-    are asked for are computed, and they are bit-identical for any number of threads. What a point gets depends neither on the
-    other points nor on the number of threads.
+    are asked for are computed, and they are bit-identical for any number of threads (on a GPU that of the table is so only
+    under torch.use_deterministic_algorithms(True)). What a point gets depends neither on the other points nor on the threads.
 
     Args:
         points: [N, 3] in the scene frame, float32 or float64; the grid covers [-extent, extent]^3.

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from nsr import _ext
+
 MAX_LAYERS = 8  # kMaxDenseLayers of csrc/kernels/dense_layers.h, the output layer included
 MAX_WIDTH = 128  # kMaxNetworkWidth there, of hidden layers
 LANES = 16  # kLanes of csrc/kernels/launch.h
@@ -25,7 +27,10 @@ def needs_derivative(*arguments: object) -> bool:
 
 
 def check_alike(x_name: str, x: Tensor, others: Iterable[Tensor], name: str) -> None:
-    """Raises ValueError unless x is float32 or float64 and the others have its dtype and device."""
+    """Raises ValueError unless x is float32 or float64 and the others have its dtype and device, ExtensionError where the
+    library that would be called has no kernels for that."""
+    if x.device.type == "cuda":
+        _ext.check_device_served(x.device.type)
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{name}: {x_name} is {x.dtype}; expected float32 or float64")
     for tensor in others:

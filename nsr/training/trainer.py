@@ -29,7 +29,7 @@ from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape
 from nsr.training.settings import Config
 from nsr.training.start import start_from_hull
 from nsr.types import Cameras, Rays, Scene
-from nsr.utils.errors import RetriableError
+from nsr.utils.errors import CheckpointError, RetriableError
 
 MIN_RAYS = 64  # below this, running out of memory is not a matter of the batch size
 
@@ -226,6 +226,7 @@ class Trainer:
             if folder is not None and time.monotonic() - saved > self.config.train.checkpoint_seconds:
                 self.save(folder)
                 saved = time.monotonic()
+        self._wait()
         self.clock.pause()
         show_detail(self.model, self.config.train, self.clock.progress)
         if folder is not None:
@@ -245,9 +246,15 @@ class Trainer:
             # What wrong cameras saw must not bind the corrected ones.
             if self.poses is None and self.config.loss.free_weight > 0:
                 self.free_space = free_space
+        self._wait()
         self.clock.begin()
         self.clock.pause()
         self.started = True
+
+    def _wait(self) -> None:
+        """For a GPU to be done with what it was given: its time is counted where it was asked for."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _save_and_stop(self, folder: Path | None, why: str) -> None:
         self.clock.pause()
@@ -301,6 +308,11 @@ class Trainer:
         """Continue from a checkpoint of the same configuration; the next step is the one that would have followed."""
         checkpoint = load_checkpoint(source) if isinstance(source, Path) else source
         state = unflatten("run", checkpoint.tensors, checkpoint.meta["state"])
+        if state["generator"].numel() != self.generator.get_state().numel():
+            raise CheckpointError(
+                f"the run was trained on another kind of device than {self.device}, whose random numbers this one cannot "
+                "continue; continue it there, or start a new run with --init_weights"
+            )
         self.model.load_state_dict(state["model"])
         if self.poses is not None and state["poses"] is not None:
             self.poses.load_state_dict(state["poses"])

@@ -24,7 +24,7 @@ void with_scratch(int64_t bytes, const Run& run) {
   std::vector<double> scratch(size_t(bytes + kBehind) / sizeof(double) + 1, std::nan(""));
   unsigned char* const end = reinterpret_cast<unsigned char*>(scratch.data()) + bytes;
   std::memset(end, 0xa5, kBehind);
-  run(scratch.data());
+  run(bytes ? scratch.data() : nullptr);  // as torch has it
   for (int64_t k = 0; k < kBehind; ++k)
     if (end[k] != 0xa5) {
       std::fprintf(stderr, "CUDA emulation: something was written behind the scratch\n");

@@ -36,7 +36,9 @@ namespace nsr_emulation {
 
 constexpr size_t kSharedBytes = 227 * 1024;  // what a block of sm_90 can have
 
-void run(dim3 blocks, dim3 threads, size_t shared_bytes, const std::function<void()>& thread);
+// kernel: which; more than 48 KiB of shared memory have to be allowed to it first.
+void run(const void* kernel, dim3 blocks, dim3 threads, size_t shared_bytes, const std::function<void()>& thread);
+void allow_shared(const void* kernel, size_t bytes);
 
 void block_barrier();
 // Waits for the block, and returns how many threads said yes.
@@ -126,7 +128,7 @@ struct cudaLaunchConfig_t {
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
   const std::tuple<Parameters...> values(static_cast<Parameters>(arguments)...);
-  nsr_emulation::run(config->gridDim, config->blockDim, config->dynamicSmemBytes, [&] { std::apply(kernel, values); });
+  nsr_emulation::run(reinterpret_cast<const void*>(kernel), config->gridDim, config->blockDim, config->dynamicSmemBytes, [&] { std::apply(kernel, values); });
   return cudaSuccess;
 }
 
@@ -143,8 +145,10 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   return cudaSuccess;
 }
 template <typename Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
-  return bytes <= int(nsr_emulation::kSharedBytes) ? cudaSuccess : cudaErrorInvalidValue;
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
+  if (bytes > int(nsr_emulation::kSharedBytes)) return cudaErrorInvalidValue;
+  nsr_emulation::allow_shared(reinterpret_cast<const void*>(kernel), size_t(bytes));
+  return cudaSuccess;
 }
 template <typename Kernel>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel*, int, size_t) {

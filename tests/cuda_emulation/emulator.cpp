@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <random>
 #include <vector>
 
@@ -18,7 +19,7 @@ alignas(128) unsigned char nsr_dynamic_shared[nsr_emulation::kSharedBytes + 4096
 namespace nsr_emulation {
 namespace {
 
-constexpr size_t kStackBytes = 128 * 1024;
+constexpr size_t kStackBytes = 128 * 1024, kUsualSharedBytes = 48 * 1024;
 constexpr unsigned char kFresh = 0xff, kCanary = 0xa5;  // a float or double of kFresh bytes is a NaN
 
 enum class Wait { kNothing, kBlock, kWarp, kEnd };
@@ -45,6 +46,7 @@ unsigned count, current;
 int block_yes;
 const std::function<void()>* body;
 std::mt19937 shuffler;
+std::map<const void*, size_t> allowed;  // bytes of shared memory by kernel
 
 [[noreturn]] void fail(const char* message) {
   std::fprintf(stderr, "CUDA emulation: %s, in thread %u of block (%u, %u)\n", message, threadIdx.x, blockIdx.x, blockIdx.y);
@@ -123,8 +125,13 @@ void run_block(size_t shared_bytes) {
 
 }  // namespace
 
-void run(dim3 blocks, dim3 threads, size_t shared_bytes, const std::function<void()>& thread) {
+void allow_shared(const void* kernel, size_t bytes) { allowed[kernel] = bytes; }
+
+void run(const void* kernel, dim3 blocks, dim3 threads, size_t shared_bytes, const std::function<void()>& thread) {
   count = threads.x;
+  const auto found = allowed.find(kernel);
+  if (shared_bytes > (found == allowed.end() ? kUsualSharedBytes : std::max(found->second, kUsualSharedBytes)))
+    fail("more shared memory than was allowed to the kernel (cudaFuncSetAttribute)");
   if (count == 0 || count > 1024 || threads.y != 1 || threads.z != 1 || blocks.x == 0 || blocks.y == 0 || blocks.z != 1)
     fail("a launch with an unusual number of threads or blocks");
   if (shared_bytes > kSharedBytes) fail("more shared memory was asked for than a block can have");

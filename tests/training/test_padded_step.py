@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.devices import need_device
 from support.painted_ball import PaintedBall, photographs
 from support.tiny_run import HEIGHT, VIEWS, WIDTH, tiny_config
 from support.two_balls import cameras_around
@@ -10,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nsr.training.trainer import Trainer
 
 # What hands values to the host, or makes shapes of them.
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "unique", "equal", "is_nonzero")
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "unique", "equal", "is_nonzero", "_linalg_check_errors")
 COLORS = ("train.color_from=1e-6",)
 OPTIONS = {
     "shape": (),
@@ -105,3 +106,24 @@ def test_nothing_to_see_gives_no_gradient():
     assert losses["smoothness"] == 0
     losses["rgb"].backward()
     assert all(grad.eq(0).all() for grad in gradients(trainer).values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_gpu_takes_the_step_and_nobody_waits(options):
+    need_device("cuda")
+    scene = photographs(cameras_around(VIEWS, WIDTH, HEIGHT), PaintedBall())
+    config = tiny_config("train.budget=0", "train.nepoch=10", *options)
+    losses = []
+    for device in ("cpu", "cuda"):
+        trainer = Trainer(config, scene.to(device))
+        trainer.start()
+        trainer.clock.step = 1
+        losses.append(trainer.step()["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.5)  # other random numbers
+    of_step = trainer._color_losses if options[:1] == COLORS else lambda: trainer._losses(0.5)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        of_step()[0]["loss"].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -10,10 +10,11 @@ from support.sphere_run import small_config, sphere_scene, state_of, vanilla_con
 
 from nsr.geometry.voxels import Voxels
 from nsr.models.losses import LossConfig
+from nsr.training.checkpoint import load_checkpoint
 from nsr.training.settings import Config, StartConfig
 from nsr.training.stereo import StereoStart
 from nsr.training.trainer import Trainer
-from nsr.utils.errors import DataError, RetriableError, TrainingError
+from nsr.utils.errors import CheckpointError, DataError, RetriableError, TrainingError
 
 
 def losses_of(config: Config, part: int = 8) -> tuple[dict, dict]:
@@ -152,6 +153,16 @@ def test_gradients_of_poses_that_are_not_finite_are_noticed():
     assert math.isfinite(trainer.optimisers.gradient_norm())
     trainer.poses.poses.weight.grad *= math.nan
     assert not math.isfinite(trainer.optimisers.gradient_norm())
+
+
+def test_a_run_of_another_kind_of_device_is_not_continued(tmp_path):
+    """The state of a CUDA generator is of another length."""
+    trainer = Trainer(small_config(), sphere_scene())
+    checkpoint = load_checkpoint(trainer.save(tmp_path))
+    (name,) = [name for name in checkpoint.tensors if name.endswith("generator") and "sampler" not in name]
+    tensors = checkpoint.tensors | {name: torch.zeros(16, dtype=torch.uint8)}
+    with pytest.raises(CheckpointError, match="another kind of device"):
+        Trainer(small_config(), sphere_scene()).resume(dataclasses.replace(checkpoint, tensors=tensors))
 
 
 def test_neighbours_are_beside_their_centres(monkeypatch):

@@ -91,7 +91,6 @@ def hash_grid(x: Tensor, table: Tensor, *arguments: Any) -> Tensor:
 def _corners(cell: Tensor, s: Tensor, table: Tensor, grid: Grid, level: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Of each corner of the cells the values [N, F], the weights per axis [N, 3], and which of its axes are upper [3]."""
     resolution, begin, end = grid.resolutions[level], grid.offsets[level], grid.offsets[level + 1]
-    for corner in _CORNERS:
-        offset = torch.tensor(corner, device=s.device)
+    for offset in torch.tensor(_CORNERS, device=s.device):
         upper = offset.bool()
         yield table[begin + _entries(cell + offset, resolution, end - begin)], torch.where(upper, s, 1 - s), upper
