@@ -25,8 +25,6 @@ MARKS = {  # the CPU's figures after 60 s, in % of the object's radius (docs/res
     "bust": 0.101,
     "dents": 0.140,
 }
-
-
 WRITTEN = ("gpu_check.json", "gpu_check.md", "kernels.json", "rendering.json")
 
 
@@ -63,7 +61,7 @@ def main() -> int:
         print("gpu_check: torch finds no CUDA device, or there is no torch; nothing to check with", file=sys.stderr)
         return 2
     print("\n".join(f"{key}: {value}" for key, value in device.items()), flush=True)
-    chosen = [step for step in steps(args, device) if re.search(args.only, step.name)]
+    chosen = [step for step in steps(args) if re.search(args.only, step.name)]
     begun, outcomes = time.monotonic(), []
     report: dict = {}
     for step in chosen:
@@ -78,11 +76,11 @@ def main() -> int:
     return int(any(outcome.state != "passed" for outcome in outcomes))
 
 
-def steps(args: argparse.Namespace, device: dict[str, str]) -> list[Step]:
+def steps(args: argparse.Namespace) -> list[Step]:
     """In the order of what the next ones need, and of what matters most where time runs out."""
     python, out, gpu = sys.executable, args.out, args.device == "cuda"
-    marker = "gpu" if gpu else "not gpu and not slow"
-    tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marker, "tests"]
+    marker, of_devices = "gpu" if gpu else "not gpu and not slow", "tests/ops/test_devices.py"
+    tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marker]
     sizes = ["--quick"] if args.quick else ["--seconds", "0.2"]
     kernels = [python, "benchmarks/kernels.py", "--device", args.device, *sizes, "--json", str(out / "kernels.json")]
     reconstruct = [python, "-m", "nsr.apps.main", "reconstruct", "--device", args.device, "--overwrite"]
@@ -91,7 +89,7 @@ def steps(args: argparse.Namespace, device: dict[str, str]) -> list[Step]:
     chosen = []
     if gpu:
         chosen.append(Step("build", [python, "setup.py", "-q", "build_ext", "--inplace"], 200))
-    chosen.append(Step("tests", tests if gpu else [*tests[:-1], "tests/ops/test_devices.py"], 150))
+    chosen.append(Step("tests", [*tests, "tests" if gpu else of_devices], 150))
     for scene, budget in (("bust", 5), ("dents", 5), ("bust", 15)):
         folder = out / f"{scene}_{budget}s"
         command = [*reconstruct, scene, "--budget", str(budget), "--out", str(folder), *options]
@@ -105,7 +103,7 @@ def steps(args: argparse.Namespace, device: dict[str, str]) -> list[Step]:
     sanitizer = shutil.which("compute-sanitizer")
     if gpu and sanitizer:
         for tool in ("racecheck", "memcheck", "synccheck"):
-            few = [*tests[:-1], "tests/ops/test_devices.py", "-k", "(exact or tracers) and 33", "-x"]
+            few = [*tests, of_devices, "-k", "(exact or tracers) and 33", "-x"]
             chosen.append(Step(tool, [sanitizer, "--tool", tool, "--error-exitcode", "9", *few], 100))
     return chosen
 

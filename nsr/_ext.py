@@ -135,7 +135,7 @@ def check_device_served(kind: str) -> None:
     """
     if kind == "cpu" or backend() == "reference" or kind in _devices():
         return
-    built_for = " and ".join(_devices()) if len(_devices()) > 1 else "cpu alone"
+    built_for = "cpu alone" if _devices() == ("cpu",) else " and ".join(_devices())
     raise ExtensionError(
         f"nsr: the native library {build_report()['library']} has no kernels for {kind}: it was built for {built_for}. "
         "Use --device cpu; for cuda, build it again where torch has CUDA and nvcc is found "

@@ -17,13 +17,7 @@ constexpr int64_t kGrain = 128;  // rays below which a second thread costs more 
 template <typename T>
 struct RayQueue {
   const TracePlan& plan;
-  int64_t rays;
-  const T* origins;
-  const T* directions;
-  const bool* mask;
-  T* distance;
-  bool* hit;
-  int32_t* evaluations;
+  TracedRays<T> traced;
   std::atomic<int64_t> taken{0};
 };
 
@@ -55,8 +49,8 @@ class LaneTracer {
   int64_t take() {
     if (next_ == end_) {
       next_ = queue_.taken.fetch_add(kBatch, std::memory_order_relaxed);
-      end_ = next_ + kBatch < queue_.rays ? next_ + kBatch : queue_.rays;
-      if (next_ >= end_) next_ = end_ = queue_.rays;
+      end_ = next_ + kBatch < queue_.traced.rays ? next_ + kBatch : queue_.traced.rays;
+      if (next_ >= end_) next_ = end_ = queue_.traced.rays;
     }
     return next_ < end_ ? next_++ : -1;
   }
@@ -64,9 +58,7 @@ class LaneTracer {
   // Gives the lane a ray that has something to ask; rays that have not are finished on the way.
   void refill(int lane) {
     while ((ray_[lane] = take()) >= 0) {
-      const int64_t r = ray_[lane];
-      const bool in_mask = !queue_.mask || queue_.mask[r];
-      start_program(queue_.plan, queue_.origins + 3 * r, queue_.directions + 3 * r, in_mask, program_[lane]);
+      queue_.traced.start(queue_.plan, ray_[lane], program_[lane]);
       if (program_[lane].phase != kFinished) {
         ++alive_;
         return aim(lane);
@@ -77,17 +69,10 @@ class LaneTracer {
   }
 
   void aim(int lane) {
-    const T* o = queue_.origins + 3 * ray_[lane];
-    const T* d = queue_.directions + 3 * ray_[lane];
-    for (int k = 0; k < 3; ++k) tile_.points()[k][lane] = o[k] + program_[lane].t * d[k];
+    for (int k = 0; k < 3; ++k) tile_.points()[k][lane] = queue_.traced.coordinate(ray_[lane], program_[lane], k);
   }
 
-  void finish(int lane) {
-    const int64_t r = ray_[lane];
-    queue_.distance[r] = ray_distance(program_[lane]);
-    queue_.hit[r] = ray_hits(program_[lane]);
-    queue_.evaluations[r] = program_[lane].evaluations;
-  }
+  void finish(int lane) { queue_.traced.finish(ray_[lane], program_[lane]); }
 
   RayQueue<T>& queue_;
   SdfTile<T> tile_;
@@ -102,7 +87,7 @@ class LaneTracer {
 template <typename T>
 void trace_sdf_network(const SdfNetwork<T>& network, const TracePlan& plan, int64_t rays, const T* origins,
                        const T* directions, const bool* mask, T* distance, bool* hit, int32_t* evaluations) {
-  RayQueue<T> queue{plan, rays, origins, directions, mask, distance, hit, evaluations};
+  RayQueue<T> queue{plan, {rays, origins, directions, mask, distance, hit, evaluations}};
   // Rays differ in cost, so a thread's share is not the range it is given but what it takes from the queue.
   parallel_for(0, rays, kGrain, [&](int64_t, int64_t) { LaneTracer<T>(network, queue).run(); });
 }

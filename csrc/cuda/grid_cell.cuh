@@ -66,9 +66,9 @@ __device__ __forceinline__ CellValue<T> interpolate(const T v[8], const CellPoin
   return interpolate_cell(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], p.sx, p.sy, p.sz);
 }
 
-// Calls fn(k, h_k, dh_k/dx, dh_k/dy, dh_k/dz) for every output k of an active level.
+// Calls fn(k, corner values of output k, where the point lies in its cell) for every output k of an active level.
 template <typename T, typename Fn>
-__device__ __forceinline__ void encode_level(const HashGrid& grid, int l, const T* table, const T x[3], const Fn& fn) {
+__device__ __forceinline__ void visit_level(const HashGrid& grid, int l, const T* table, const T x[3], const Fn& fn) {
   const GridLevel& level = grid.level[l];
   const Cell<T> cell = locate(grid, level, x);
   with_chunk(grid.features, [&](auto chunk) {
@@ -77,12 +77,17 @@ __device__ __forceinline__ void encode_level(const HashGrid& grid, int l, const 
       T v[kChunk][8];
       gather<kChunk>(table + level.offset * grid.features + f0, grid.features, cell, v);
 #pragma unroll
-      for (int f = 0; f < kChunk; ++f) {
-        const CellValue<T> value = interpolate(v[f], cell.point);
-        fn(l * grid.features + f0 + f, value.h, value.hx * cell.point.dx, value.hy * cell.point.dy,
-           value.hz * cell.point.dz);
-      }
+      for (int f = 0; f < kChunk; ++f) fn(l * grid.features + f0 + f, v[f], cell.point);
     }
+  });
+}
+
+// Calls fn(k, h_k, dh_k/dx, dh_k/dy, dh_k/dz) for every output k of an active level.
+template <typename T, typename Fn>
+__device__ __forceinline__ void encode_level(const HashGrid& grid, int l, const T* table, const T x[3], const Fn& fn) {
+  visit_level(grid, l, table, x, [&](int k, const T* v, const CellPoint<T>& p) {
+    const CellValue<T> value = interpolate(v, p);
+    fn(k, value.h, value.hx * p.dx, value.hy * p.dy, value.hz * p.dz);
   });
 }
 
@@ -90,25 +95,12 @@ __device__ __forceinline__ void encode_level(const HashGrid& grid, int l, const 
 template <typename T, typename Fn>
 __device__ __forceinline__ void contract_level(const HashGrid& grid, int l, const T* table, const T x[3],
                                                const Fn& cotangent, T grad[3]) {
-  const GridLevel& level = grid.level[l];
-  const Cell<T> cell = locate(grid, level, x);
-  const CellPoint<T>& p = cell.point;
-  with_chunk(grid.features, [&](auto chunk) {
-    constexpr int kChunk = decltype(chunk)::value;
-    for (int f0 = 0; f0 < grid.features; f0 += kChunk) {
-      T v[kChunk][8];
-      gather<kChunk>(table + level.offset * grid.features + f0, grid.features, cell, v);
-#pragma unroll
-      for (int f = 0; f < kChunk; ++f) {
-        const T* const c = v[f];
-        const CellTwist<T> twist = twist_of_cell(c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], p.sx, p.sy, p.sz);
-        const CellGradient<T> gradient =
-            contract_cell(interpolate(c, p), twist, cotangent(l * grid.features + f0 + f), p);
-        grad[0] += gradient.x;
-        grad[1] += gradient.y;
-        grad[2] += gradient.z;
-      }
-    }
+  visit_level(grid, l, table, x, [&](int k, const T* v, const CellPoint<T>& p) {
+    const CellTwist<T> twist = twist_of_cell(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], p.sx, p.sy, p.sz);
+    const CellGradient<T> gradient = contract_cell(interpolate(v, p), twist, cotangent(k), p);
+    grad[0] += gradient.x;
+    grad[1] += gradient.y;
+    grad[2] += gradient.z;
   });
 }
 

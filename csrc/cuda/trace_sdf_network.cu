@@ -8,33 +8,15 @@ namespace {
 
 using RayCount = unsigned long long;
 
-template <typename T>
-struct TracedRays {
-  int64_t rays;
-  const T* origins;
-  const T* directions;
-  const bool* mask;
-  T* distance;
-  bool* hit;
-  int32_t* evaluations;
-};
-
-template <typename T>
-__device__ void finish_ray(const TracedRays<T>& traced, int64_t r, const RayProgram<T>& ray) {
-  traced.distance[r] = ray_distance(ray);
-  traced.hit[r] = ray_hits(ray);
-  traced.evaluations[r] = ray.evaluations;
-}
-
 // The next ray of the queue that has something to ask; rays that have not are finished on the way. -1: none is left.
 template <typename T>
 __device__ int64_t next_ray(const TracePlan& plan, const TracedRays<T>& traced, RayCount* taken, RayProgram<T>& ray) {
   for (;;) {
     const int64_t r = int64_t(atomicAdd(taken, RayCount(1)));
     if (r >= traced.rays) return -1;
-    start_program(plan, traced.origins + 3 * r, traced.directions + 3 * r, !traced.mask || traced.mask[r], ray);
+    traced.start(plan, r, ray);
     if (ray.phase != kFinished) return r;
-    finish_ray(traced, r, ray);
+    traced.finish(r, ray);
   }
 }
 
@@ -45,12 +27,12 @@ __global__ void trace_kernel(SdfNetwork<T> network, int rows, TracePlan plan, Tr
   while (__syncthreads_or(r >= 0)) {
     T point[3] = {};
     if (r >= 0)
-      for (int d = 0; d < 3; ++d) point[d] = traced.origins[3 * r + d] + ray.t * traced.directions[3 * r + d];
+      for (int d = 0; d < 3; ++d) point[d] = traced.coordinate(r, ray, d);
     const T value = evaluate(network, point, rows);
     if (r < 0) continue;
     advance_program(plan, value, ray);
     if (ray.phase != kFinished) continue;
-    finish_ray(traced, r, ray);
+    traced.finish(r, ray);
     r = next_ray(plan, traced, taken, ray);
   }
 }

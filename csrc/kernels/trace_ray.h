@@ -180,4 +180,29 @@ NSR_HD void advance_program(const TracePlan& plan, T f, RayProgram<T>& ray) {
     advance_search(plan, f, ray);
 }
 
+// The rays [rays, 3] of one call with their masks (null: all inside), and where their results [rays] go.
+template <typename T>
+struct TracedRays {
+  int64_t rays;
+  const T* origins;
+  const T* directions;
+  const bool* mask;
+  T* distance;
+  bool* hit;
+  int32_t* evaluations;
+
+  NSR_HD void start(const TracePlan& plan, int64_t r, RayProgram<T>& ray) const {
+    start_program(plan, origins + 3 * r, directions + 3 * r, !mask || mask[r], ray);
+  }
+  // Coordinate d of where the ray wants its next value.
+  NSR_HD T coordinate(int64_t r, const RayProgram<T>& ray, int d) const {
+    return origins[3 * r + d] + ray.t * directions[3 * r + d];
+  }
+  NSR_HD void finish(int64_t r, const RayProgram<T>& ray) const {
+    distance[r] = ray_distance(ray);
+    hit[r] = ray_hits(ray);
+    evaluations[r] = ray.evaluations;
+  }
+};
+
 }  // namespace nsr

@@ -18,7 +18,6 @@
 #define __host__
 #define __shared__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __launch_bounds__(...)
 
 struct dim3 {
   unsigned x, y, z;
@@ -64,7 +63,6 @@ T read_lane(T value, int from) {
 
 inline void __syncthreads() { nsr_emulation::block_barrier(); }
 inline int __syncthreads_or(int yes) { return nsr_emulation::count_block(yes) > 0; }
-inline int __syncthreads_count(int yes) { return nsr_emulation::count_block(yes); }
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
   nsr_emulation::check_mask(mask);
   nsr_emulation::ballot(false);
@@ -74,16 +72,10 @@ inline unsigned __ballot_sync(unsigned mask, int yes) {
   return nsr_emulation::ballot(yes);
 }
 inline int __all_sync(unsigned mask, int yes) { return __ballot_sync(mask, !yes) == 0; }
-inline int __any_sync(unsigned mask, int yes) { return __ballot_sync(mask, yes) != 0; }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {
   nsr_emulation::check_mask(mask);
   return nsr_emulation::read_lane(value, nsr_emulation::lane() ^ bits);
-}
-template <typename T>
-T __shfl_sync(unsigned mask, T value, int from) {
-  nsr_emulation::check_mask(mask);
-  return nsr_emulation::read_lane(value, from);
 }
 
 template <typename T>
@@ -121,8 +113,6 @@ struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
-  void* attrs = nullptr;
-  unsigned numAttrs = 0;
 };
 
 template <typename... Parameters, typename... Arguments>
