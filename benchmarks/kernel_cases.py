@@ -326,7 +326,8 @@ def adam_cases(inputs: Inputs) -> Iterator[Case]:
     """With the gradient of a step: as many entries touched as its points touch."""
     grad = table_gradient(inputs.sdf, inputs.points)
     value, mean, square = inputs.sdf.table.detach().clone(), torch.zeros_like(grad), torch.zeros_like(grad)
-    step = (1, 1e-4, 0.9, 0.99, 1e-15)
+    number, lr = (torch.tensor(v, dtype=torch.float64, device=grad.device) for v in (1.0, 1e-4))  # no copy per call
+    step = (number, lr, 0.9, 0.99, 1e-15)
     yield Case("adam_touched_", lambda: lambda: adam_touched_(value, grad, mean, square, *step), adam_cost(grad), grad.numel())
 
 

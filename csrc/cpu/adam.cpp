@@ -54,7 +54,9 @@ void update_listed(const AdamRates<T>& rates, int blocks, T* value, const T* gra
 }  // namespace
 
 template <typename T>
-void adam_touched(const AdamRates<T>& rates, int64_t n, T* value, const T* gradient, T* mean, T* square) {
+void adam_touched(const AdamStep& step, int64_t n, T* value, const T* gradient, T* mean, T* square) {
+  if (is_skipped(step)) return;
+  const AdamRates<T> rates = adam_rates<T>(step);
   parallel_for(0, n / kBlock, kGrain / kBlock, [=](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; block += kListed) {
       const int64_t i = block * kBlock;
@@ -66,7 +68,7 @@ void adam_touched(const AdamRates<T>& rates, int64_t n, T* value, const T* gradi
   update(rates, int(n - rest), value + rest, gradient + rest, mean + rest, square + rest);
 }
 
-template void adam_touched<float>(const AdamRates<float>&, int64_t, float*, const float*, float*, float*);
-template void adam_touched<double>(const AdamRates<double>&, int64_t, double*, const double*, double*, double*);
+template void adam_touched<float>(const AdamStep&, int64_t, float*, const float*, float*, float*);
+template void adam_touched<double>(const AdamStep&, int64_t, double*, const double*, double*, double*);
 
 }  // namespace nsr::cpu

@@ -6,6 +6,9 @@
 
 #include <cstdint>
 
+// Of the running block: as many bytes as its launch asks for.
+extern __shared__ unsigned char nsr_dynamic_shared[];
+
 namespace nsr::cuda {
 
 constexpr unsigned kThreads = 256;

@@ -12,9 +12,6 @@
 #include "../kernels/launch.h"
 #include "launch.cuh"
 
-// Of the running block.
-extern __shared__ unsigned char nsr_dynamic_shared[];
-
 namespace nsr::cuda {
 
 constexpr int kPieceInputs = 32, kPieceOutputs = 16;  // of a weight, at a time in shared memory

@@ -16,10 +16,21 @@ struct AdamRates {
   T inverse_sqrt_correction2;  // 1 / sqrt(1 - beta2^step)
 };
 
+// One step of all entries. What changes from step to step is read where the tensors are: a recorded CUDA graph repeats the
+// arguments of a launch, not what they point to.
+struct AdamStep {
+  const double* number;  // of this step, from 1
+  const double* lr;
+  double beta1, beta2, eps;
+  const float* skip;  // null, or: not zero where nothing is to change
+};
+
+NSR_HD bool is_skipped(const AdamStep& step) { return step.skip != nullptr && *step.skip != 0.0f; }
+
 template <typename T>
-AdamRates<T> make_adam_rates(int64_t step, double lr, double beta1, double beta2, double eps) {
-  return {T(beta1), T(beta2), T(eps), T(lr / (1 - std::pow(beta1, double(step)))),
-          T(1 / std::sqrt(1 - std::pow(beta2, double(step))))};
+NSR_HD AdamRates<T> adam_rates(const AdamStep& step) {
+  return {T(step.beta1), T(step.beta2), T(step.eps), T(*step.lr / (1 - std::pow(step.beta1, *step.number))),
+          T(1 / std::sqrt(1 - std::pow(step.beta2, *step.number)))};
 }
 
 // Without a branch, so that the loop over entries vectorises. A NaN gradient counts as touched: it must not hide.

@@ -39,7 +39,7 @@ void hash_grid_scatter(const HashGrid& grid, int64_t n, int64_t entries, const T
 
 // One step on n entries.
 template <typename T>
-void adam_touched(const AdamRates<T>& rates, int64_t n, T* value, const T* gradient, T* mean, T* square);
+void adam_touched(const AdamStep& step, int64_t n, T* value, const T* gradient, T* mean, T* square);
 
 // The wavefront tracer: see kernels/sphere_trace.h for the rows of `state`, `flags` and `brackets`, and for `item`.
 // seek_minimum may be null (false for all rays).
@@ -124,7 +124,7 @@ void hash_grid_contract(void* stream, const HashGrid& grid, int64_t n, const T* 
                         const T* grad_jacobian, T* grad_x);
 
 template <typename T>
-void adam_touched(void* stream, const AdamRates<T>& rates, int64_t n, T* value, const T* gradient, T* mean, T* square);
+void adam_touched(void* stream, const AdamStep& step, int64_t n, T* value, const T* gradient, T* mean, T* square);
 
 template <typename T>
 void sphere_trace_start(void* stream, int64_t rays, const T* origins, const T* directions, double radius,

@@ -41,8 +41,8 @@ std::string build_info() {
 TORCH_LIBRARY(nsr, m) {
   m.def("build_info() -> str", &build_info);
 
-  m.def("adam_touched_(Tensor(a!) value, Tensor grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, int step, "
-        "float lr, float beta1, float beta2, float eps) -> ()");
+  m.def("adam_touched_(Tensor(a!) value, Tensor grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, "
+        "Tensor step, Tensor lr, float beta1, float beta2, float eps, Tensor? skip) -> ()");
 
   m.def("sphere_trace_start(Tensor origins, Tensor directions, float radius, Tensor? seek_minimum) -> "
         "(Tensor, Tensor)");

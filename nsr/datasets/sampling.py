@@ -59,7 +59,7 @@ class PixelSampler:
         self.views, self.height, self.width = scene.masks.shape
         self._rgb = scene.images.reshape(-1, 3).to(device)
         self._mask = scene.masks.reshape(-1).to(device)
-        self._generator = torch.Generator(device).manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
         # The order of images has a generator of its own on the CPU: randperm is then the same on every device.
         self._order_generator = torch.Generator().manual_seed(seed)
         self._order, self._position = torch.empty(0, dtype=torch.long), 0
@@ -112,7 +112,7 @@ class PixelSampler:
     def state_dict(self) -> dict[str, Tensor | int]:
         """Everything that decides the next draws."""
         return {
-            "generator": self._generator.get_state(),
+            "generator": self.generator.get_state(),
             "order_generator": self._order_generator.get_state(),
             "order": self._order.clone(),
             "position": self._position,
@@ -120,7 +120,7 @@ class PixelSampler:
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
         """Continue drawing exactly where `state_dict` was taken."""
-        self._generator.set_state(state["generator"].cpu())
+        self.generator.set_state(state["generator"].cpu())
         self._order_generator.set_state(state["order_generator"].cpu())
         self._order, self._position = state["order"].cpu().clone(), int(state["position"])
 
@@ -138,7 +138,7 @@ class PixelSampler:
         return pool.index_select(0, self._integers(len(pool), count)).long()
 
     def _integers(self, below: int, count: int) -> Tensor:
-        return torch.randint(below, (count,), generator=self._generator, device=self._generator.device)
+        return torch.randint(below, (count,), generator=self.generator, device=self.generator.device)
 
     def _batch(self, index: Tensor) -> PixelBatch:
         size = self.width * self.height

@@ -15,9 +15,11 @@ class Encoder(nn.Module):
 
     Raw coordinates come first so that the geometric initialisation of the network behind (IDR, sec. 3; SAL) finds them at a
     fixed place whatever the encoder.
+    active_levels: how many of an encoder's levels are shown at present; None for one that has none.
     """
 
     output_dim: int
+    active_levels: int | None = None
 
     def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
         raise NotImplementedError

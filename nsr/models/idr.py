@@ -100,6 +100,10 @@ class IDRModel(nn.Module):
         self.implicit_network.encoder.set_progress(geometry)
         self.rendering_network.point_encoder.set_progress(appearance)
 
+    def shown_detail(self) -> tuple[int | None, int | None]:
+        """The levels that the encoders of surface and colour show after set_progress, None where they have none."""
+        return self.implicit_network.encoder.active_levels, self.rendering_network.point_encoder.active_levels
+
     def sdf(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Signed distance at scene-frame points, negative inside."""
         return self.implicit_network.sdf(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from nsr.config import check
 from nsr.models.idr import TrainingOutput
 from nsr.models.rows import rows_where
+
+FADING = ("smoothness", "photometric")  # terms whose weights change during a run
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,11 @@ def color_loss(
 
 
 def mask_loss(
-    sdf: Float[Tensor, " N"], surface: Bool[Tensor, " N"], mask: Float[Tensor, " N"], alpha: float, missing_factor: float = 1.0
+    sdf: Float[Tensor, " N"],
+    surface: Bool[Tensor, " N"],
+    mask: Float[Tensor, " N"],
+    alpha: float | Tensor,
+    missing_factor: float = 1.0,
 ) -> Tensor:
     """Cross-entropy of sigmoid(-alpha f) with the mask at the rays that are not both hit and inside the mask, eq. 7.
 
@@ -133,10 +140,12 @@ def _mean(values: Float[Tensor, " P"], counts: Bool[Tensor, " P"] | None) -> Ten
     return torch.where(counts, values, 0.0).sum() / counts.sum().clamp_min(1)
 
 
-def photometric_weight(config: LossConfig, progress: float) -> float:
-    """The photometric term's weight at a fraction of the shape's stage: cavities are found early, and late it only blurs."""
+def fading_weights(config: LossConfig, progress: float) -> dict[str, float]:
+    """Of the terms whose weights change, by name, at a fraction of the shape's stage."""
+    # Cavities are found early; late, comparing patches only blurs.
     faded = max(progress - config.photometric_fade_from, 0.0) / (1.0 - config.photometric_fade_from)
-    return config.photometric_weight * config.photometric_final**faded
+    smoothness = config.smoothness_weight * config.smoothness_final**progress
+    return dict(zip(FADING, (smoothness, config.photometric_weight * config.photometric_final**faded), strict=True))
 
 
 def idr_losses(
@@ -145,14 +154,14 @@ def idr_losses(
     mask: Float[Tensor, " N"],
     config: LossConfig,
     *,
-    alpha: float,
-    progress: float,
+    alpha: float | Tensor,
+    fading: Mapping[str, float | Tensor],
     photometric: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All terms, unweighted, under their names, and their weighted sum as `loss`.
 
-    rgb, mask: the photographs' values at the step's rays; progress: fraction of the shape's stage, by which some weights fade;
-    photometric: that term's value, in steps that have it.
+    rgb, mask: the photographs' values at the step's rays; alpha, fading: what changes from step to step, the mask's sharpness
+    and fading_weights; photometric: that term's value, in steps that have it.
     """
     mask = torch.where(output.free, 0.0, mask)  # a surface in free space is as wrong as one outside the silhouette
     padding = output.padding
@@ -169,8 +178,8 @@ def idr_losses(
         weights["free"] = config.free_weight
     if config.smoothness_weight > 0 and output.neighbour_gradient.shape[0]:
         terms["smoothness"] = smoothness_loss(output.centre_gradient, output.neighbour_gradient, of_centres)
-        weights["smoothness"] = config.smoothness_weight * config.smoothness_final**progress
+        weights["smoothness"] = fading["smoothness"]
     if photometric is not None:
         terms["photometric"] = photometric
-        weights["photometric"] = photometric_weight(config, progress)
+        weights["photometric"] = fading["photometric"]
     return {"loss": sum(weights[name] * term for name, term in terms.items()), **terms}

@@ -29,7 +29,7 @@ def finite_or_raise(losses: Mapping[str, float | torch.Tensor], where: str = "tr
 
 
 class BadStepGuard:
-    """Skips steps whose losses are not finite; gives up after `patience` of them in a row."""
+    """Counts steps whose losses are not finite, which change nothing; gives up after `patience` of them in a row."""
 
     def __init__(self, patience: int) -> None:
         if patience < 1:
@@ -38,8 +38,8 @@ class BadStepGuard:
         self.in_a_row = 0
         self.total = 0
 
-    def accepts(self, losses: Mapping[str, float | torch.Tensor]) -> bool:
-        """Whether to take this step. Raises TrainingError at the last bad step that patience allows."""
+    def note(self, losses: Mapping[str, float | torch.Tensor]) -> bool:
+        """Of the losses of a step; whether they are finite. Raises TrainingError at the last bad step that patience allows."""
         if not non_finite(losses):
             self.in_a_row = 0
             return True

@@ -217,6 +217,7 @@ def train(
                     rays=trainer.rays_seen,
                     seconds=trainer.clock.seconds,
                     progress=trainer.clock.progress,
+                    times=trainer.times,
                 )
                 every = trainer.config.train.preview_steps
                 if every and trainer.clock.step % every == 0:

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 import torch
 
+from nsr.training.step_times import StepTimes
 from nsr.utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -49,12 +50,18 @@ class MetricsLog:
         self._rewrite(rows)
         self._writer = _tensorboard_writer(Path(folder) / TENSORBOARD_NAME, resume_step) if tensorboard else None
 
-    def step(self, step: int, losses: Mapping[str, float], *, rays: int, seconds: float, progress: float) -> None:
-        """Take note of one training step. rays, seconds: since the run began; progress: 0..1, the share done."""
+    def step(
+        self, step: int, losses: Mapping[str, float], *, rays: int, seconds: float, progress: float, times: StepTimes
+    ) -> None:
+        """Take note of one training step. rays, seconds: since the run began; progress: 0..1, the share done.
+
+        times: of its parts; their means since the last row become columns ms_draw, ms_forward, ...
+        """
         if self.line is not None:
             self.line.update(progress, step, losses, rays)
         if step % self.every == 0:
-            self.log(step, {**losses, "rays": rays, "seconds": seconds, "progress": progress})
+            parts = {f"ms_{part}": milliseconds for part, milliseconds in times.take().items()}
+            self.log(step, {**losses, "rays": rays, "seconds": seconds, "progress": progress, **parts})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one row. A name not seen before becomes a new column, empty in the rows above."""

@@ -49,9 +49,9 @@ class PhotometricTerm:
         """The coarse level of the pyramid that a step looks at; 0 is full size."""
         return max(len(self.levels) - 1 - step // self.config.level_steps, 0)
 
-    def __call__(self, model: IDRModel, batch: PixelBatch, output: TrainingOutput, step: int) -> Tensor:
-        """The mean over the compared rays' pairs with the sources that count."""
-        config, level = self.config, self.level(step)
+    def __call__(self, model: IDRModel, batch: PixelBatch, output: TrainingOutput, level: int) -> Tensor:
+        """The mean over the compared rays' pairs with the sources that count. level: of the pyramid, beside full size."""
+        config = self.config
         chosen = rows_where(output.surface, output.padding is not None)[: config.rays]
         points, normals = output.points[: config.rays], output.normal[: config.rays]
         view, sources = batch.view[chosen], self.sources[batch.view[chosen]]

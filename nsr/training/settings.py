@@ -142,6 +142,8 @@ class TrainConfig:
     shape_rate: learning rates of the implicit network relative to the others, reached after a rise over warmup_steps steps. The
     colours that a new rendering network guesses say nothing about the shape, and Adam follows them as far as any others.
     geometry_full_at, appearance_full_at: from which fraction of the stage on the encoders of surface and colour show all.
+    cuda_graph: on a GPU, record a step and replay it (nsr.training.step_graph) where the model allows it: fused networks, fixed
+    cameras, pixels of all photographs.
     color_from: progress from which only the colours learn, on a shape that stays as it is: without the terms that shape needs a
     step takes many times the pixels. All schedules run to their ends before, in this "stage" of the shape (the
     whole run, where color_from is 1); the rates of the colours then begin anew.
@@ -166,6 +168,7 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     preview_steps: int = 0
     max_bad_steps: int = 20
+    cuda_graph: bool = True
 
     def __post_init__(self) -> None:
         for name in ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "warmup_steps"):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from nsr.datasets.mask_disputes import mended
 from nsr.geometry.silhouettes import silhouette_distance
 from nsr.geometry.visual_hull import carve, grid_axis, hull_signed_distance
 from nsr.geometry.voxels import Voxels
@@ -23,6 +24,16 @@ from nsr.utils.errors import DataError
 CLEARANCE = 2  # voxels around what is left that masks and depths may have taken away wrongly
 THIN = 2  # voxels from the surface within which a part that is nowhere deeper counts as thin
 SEEN_NORMAL = 0.05  # weight of the normals that stereo has seen, beside distances in scene units
+
+
+def trusted(scene: Scene, config: Config) -> tuple[Scene, Tensor | None]:
+    """The training views with the masks that training believes, and the pixels [V, H, W] that it leaves out, if any.
+
+    scene: in the frame of the model, with its cameras before training.
+    """
+    if config.start.max_misses == 0:
+        return scene, None
+    return mended(scene, config.start.max_misses, config.start.resolution, config.model.ray_tracer.radius)
 
 
 def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: torch.Generator) -> Voxels:
@@ -94,7 +105,7 @@ def _teach(
     optimisers = Optimisers(model, None, rates)
     half = config.points // 2
     for step in range(config.steps):
-        optimisers.set_rate_factor(0.1 ** (step / config.steps))
+        optimisers.set_rates(optimisers.rates(0.1 ** (step / config.steps)))
         uniform = extent * (2.0 * torch.rand(half, 3, generator=generator, device=device) - 1.0)
         chosen = torch.randint(shell.shape[0], (config.points - half,), generator=generator, device=device)
         jitter = (2.0 * torch.rand(config.points - half, 3, generator=generator, device=device) - 1.0) * voxel

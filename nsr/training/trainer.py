@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nsr.config import to_tree
-from nsr.datasets.mask_disputes import mended
 from nsr.datasets.sampling import PixelBatch, PixelSampler
 from nsr.geometry.cameras import pixel_rays
 from nsr.geometry.poses import TrainableCameras
 from nsr.geometry.voxels import Voxels
 from nsr.models.exposure import AffineExposure
 from nsr.models.idr import IDRModel, TrainingOutput
-from nsr.models.losses import color_loss, idr_losses
+from nsr.models.losses import FADING, color_loss, fading_weights, idr_losses
 from nsr.models.rows import rows_where
 from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
 from nsr.training.guards import BadStepGuard, TerminationSignal, is_out_of_memory
@@ -27,21 +27,39 @@ from nsr.training.optimisers import Optimisers
 from nsr.training.photometric import PhotometricTerm
 from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape_rate_factor, show_detail, stage
 from nsr.training.settings import Config
-from nsr.training.start import start_from_hull
+from nsr.training.start import start_from_hull, trusted
+from nsr.training.step_graph import Readback, StepGraph, StepNumbers
+from nsr.training.step_times import StepTimes
 from nsr.types import Cameras, Rays, Scene
 from nsr.utils.errors import CheckpointError, RetriableError
 
 MIN_RAYS = 64  # below this, running out of memory is not a matter of the batch size
+OF_LOSSES = 1 + len(FADING)  # numbers that change from step to step in the losses; behind them come the learning rates
+TIMED_EVERY = 50  # steps: how often the host waits for a GPU to be done, to read how long the parts of the step took
 
 
-def trusted(scene: Scene, config: Config) -> tuple[Scene, Tensor | None]:
-    """The training views with the masks that training believes, and the pixels [V, H, W] that it leaves out, if any.
+class StepPlan(NamedTuple):
+    """What the host says about a step.
 
-    scene: in the frame of the model, with its cameras before training.
+    colors_only: whether only the colours learn; level: of the pyramid of photographs, beside full size; numbers: the mask's
+    sharpness, the fading weights and the learning rates, as float64 [OF_LOSSES + R] on the device or as numbers.
     """
-    if config.start.max_misses == 0:
-        return scene, None
-    return mended(scene, config.start.max_misses, config.start.resolution, config.model.ray_tracer.radius)
+
+    colors_only: bool
+    level: int
+    numbers: Sequence[float] | Tensor
+
+
+class StepResult(NamedTuple):
+    """What a step leaves on the device: values [L] under their names, and by how many rays it learned."""
+
+    names: tuple[str, ...]
+    values: Tensor
+    rays: int
+
+
+class HalfStep(Exception):
+    """Memory ran out while the optimisers were at it."""
 
 
 class Trainer:
@@ -73,6 +91,13 @@ class Trainer:
         self.optimisers = Optimisers(self.model, self.poses, config.train, exposure)
         self.clock = Clock(config.train, steps_per_epoch=len(scene))
         self.guard = BadStepGuard(config.train.max_bad_steps)
+        recordable = self.poses is None and config.sampling.mode == "scene" and self.model.implicit_network.fused() is not None
+        recorded = config.train.cuda_graph and recordable and self.device.type == "cuda"
+        self.graph = StepGraph(self.device, [self.generator, self.sampler.generator], recorded)
+        self.numbers = StepNumbers(self.device)
+        self.readback = Readback()
+        self.times = StepTimes(self.device)
+        self.losses: dict[str, float] = {}  # the last that have come from the device
         self.rays_seen = 0
         self.started = False
         self.free_space: Voxels | None = None  # where the start saw that nothing is
@@ -80,31 +105,41 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ one step
 
     def step(self, folder: Path | None = None) -> dict[str, float]:
-        """One optimisation step; returns the losses by name. A step whose loss or gradient is not finite changes nothing.
+        """One optimisation step; returns the losses by name: from a GPU, on which it may still be under way, mostly those of
+        the step before. A step whose loss or gradient is not finite changes nothing.
 
         Raises RetriableError when memory runs out: at the smallest batch after saving in `folder`, and without saving
         between the steps of two optimisers, which nobody can take back.
         """
-        values, gradient, rays = self._gradients_within_memory(folder)
-        # A gradient that is not finite anywhere is not finite in the layers behind the tables, which are quick to look at.
-        if self.guard.accepts({**values, "gradient": gradient}):
+        timed = self.clock.step % TIMED_EVERY == 0
+        with self.graph.stream():
+            result = self._within_memory(folder)
+            come = self.readback(result.names, result.values, wait=timed)
+        if timed:
+            self.times.read()
+        self.clock.step += 1
+        self.rays_seen += result.rays
+        self._take_note(come)
+        return self.losses
+
+    def _take_note(self, come: list[dict[str, float]]) -> None:
+        """Of the losses of steps that have come from the device. Raises TrainingError after too many bad steps in a row."""
+        for losses in come:
+            self.guard.note(losses)
+            self.losses = {name: value for name, value in losses.items() if name != "gradient"}
+
+    def _within_memory(self, folder: Path | None) -> StepResult:
+        """A step; when memory runs out, the same again with half the rays."""
+        while True:
+            plan = self._plan()
+            # All that decides about shapes, or is a number in what the device is told to do.
+            key = plan.colors_only, plan.level, self.rays, self.model.shown_detail()
             try:
-                self.optimisers.step()
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
+                return self.graph.run(key, lambda plan=plan: self._work(plan))
+            except HalfStep as error:
                 kept = f"the last checkpoint in {folder} is whole" if folder else "nothing was saved"
                 where = f"in the optimisers at step {self.clock.step}"
                 raise RetriableError(f"training out of memory {where}; {kept}; free some memory") from error
-        self.clock.step += 1
-        self.rays_seen += rays
-        return values
-
-    def _gradients_within_memory(self, folder: Path | None) -> tuple[dict[str, float], float, int]:
-        """As _gradients; when memory runs out, the same again with half the rays."""
-        while True:
-            try:
-                return self._gradients()
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -113,46 +148,68 @@ class Trainer:
                     self._save_and_stop(folder, f"out of memory with {self.rays} rays per step")
                 self.rays //= 2
 
-    def _gradients(self) -> tuple[dict[str, float], float, int]:
-        """Gradients of all parameters by fresh rays; the losses by name, the gradient's length, and how many rays it took."""
+    def _plan(self) -> StepPlan:
+        """What the schedule says of the next step. Shows the levels of the encoders that it is to see."""
         config, of_run = self.config.train, self.clock.progress
         show_detail(self.model, config, of_run)
         colors_only, progress = stage(config, of_run)
-        of_shape = shape_rate_factor(config, self.clock.step)
-        self.optimisers.set_rate_factor(learning_rate_factor(config, self.clock.epoch, progress), of_shape)
-        self.optimisers.set_camera_rate_factor(config.lr_final_cam**progress)
-        losses, rays = self._color_losses() if colors_only else self._losses(progress)
+        alpha = mask_alpha(self.config.loss, config, self.clock.epoch, progress)
+        rates = self.optimisers.rates(
+            learning_rate_factor(config, self.clock.epoch, progress),
+            of_shape=shape_rate_factor(config, self.clock.step),
+            of_cameras=config.lr_final_cam**progress,
+        )
+        numbers = [alpha, *fading_weights(self.config.loss, progress).values(), *rates]
+        level = self.photometric.level(self.clock.step) if self.photometric is not None and not colors_only else 0
+        return StepPlan(colors_only, level, self.numbers.put(numbers) if self.padded else numbers)
+
+    def _work(self, plan: StepPlan) -> StepResult:
+        """All that the device does in a step. It can be recorded: from one step to the next, nothing in here depends on the
+        host but by the tensor plan.numbers and the states of the generators."""
+        self.times.begin()
+        result = self._gradients(plan)
+        try:
+            self.optimisers.set_rates(plan.numbers[OF_LOSSES:])
+            self.optimisers.step(skip=result.values.isfinite().all().logical_not().float())
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise HalfStep from error
+        self.times.end("optimisers")
+        return result
+
+    def _gradients(self, plan: StepPlan) -> StepResult:
+        """Gradients of all parameters by fresh rays."""
+        losses, rays = self._color_losses() if plan.colors_only else self._losses(plan)
+        self.times.end("losses")
         self.optimisers.zero_grad()
         losses["loss"].backward()
-        # All that the host has to know of a step, at once: it waits for the device here and, without trained cameras, nowhere
-        # else.
-        *values, gradient = torch.stack([*losses.values(), self.optimisers.gradient_norm()]).tolist()
-        return dict(zip(losses, values, strict=True)), gradient, rays
+        self.times.end("backward")
+        # A gradient that is not finite anywhere is not finite in the layers behind the tables, which are quick to look at.
+        values = torch.stack([*(loss.detach() for loss in losses.values()), self.optimisers.gradient_norm()])
+        return StepResult((*losses, "gradient"), values, rays)
 
-    def _losses(self, progress: float) -> tuple[dict[str, Tensor], int]:
-        """The losses of shape and colours on fresh rays, and how many these are. progress: of the stage."""
+    def _losses(self, plan: StepPlan) -> tuple[dict[str, Tensor], int]:
+        """The losses of shape and colours on fresh rays, and how many these are."""
         config = self.config
         draw = self.sampler.draw_from_image if config.sampling.mode == "image" else self.sampler.draw
         batch = draw(self.rays)
+        self.times.end("draw")
         output = self._forward(batch)
+        self.times.end("forward")
         photometric = None
         if self.photometric is not None:
             if self.poses is not None:
                 with torch.no_grad():
                     self.photometric.follow(self.cameras())
-            photometric = self.photometric(self.model, batch, output, self.clock.step)
+            photometric = self.photometric(self.model, batch, output, plan.level)
         if self.exposure is not None:
             view = batch.view.index_select(0, rows_where(output.surface, self.padded))
             output = output._replace(rgb=self.exposure(output.rgb, view))
-        losses = idr_losses(
-            output,
-            batch.rgb,
-            batch.mask,
-            config.loss,
-            alpha=mask_alpha(config.loss, config.train, self.clock.epoch, progress),
-            progress=progress,
-            photometric=photometric,
-        )
+        numbers = plan.numbers[:OF_LOSSES]
+        alpha, *weights = numbers.float() if isinstance(numbers, Tensor) else numbers
+        fading = dict(zip(FADING, weights, strict=True))
+        losses = idr_losses(output, batch.rgb, batch.mask, config.loss, alpha=alpha, fading=fading, photometric=photometric)
         return self._with_exposure(losses), len(batch)
 
     def _color_losses(self) -> tuple[dict[str, Tensor], int]:
@@ -161,7 +218,9 @@ class Trainer:
         batch = self.sampler.draw_inside(max(config.sampling.color_rays * self.rays // config.sampling.rays, 1))
         with torch.no_grad():
             rays = self._rays(batch.view, batch.pixels)
+        self.times.end("draw")
         rgb, hit, counts = self.model.surface_colors(rays, self.padded)
+        self.times.end("forward")
         if self.exposure is not None:
             rgb = self.exposure(rgb, batch.view.index_select(0, hit))
         error = color_loss(rgb, hit, batch.rgb, batch.mask, config.loss, counts)
@@ -227,6 +286,7 @@ class Trainer:
                 self.save(folder)
                 saved = time.monotonic()
         self._wait()
+        self._take_note(self.readback.come())
         self.clock.pause()
         show_detail(self.model, self.config.train, self.clock.progress)
         if folder is not None:
@@ -242,7 +302,8 @@ class Trainer:
         self.clock.start()
         if self.config.start.type != "sphere":
             show_detail(self.model, self.config.train, 0.0)
-            free_space = start_from_hull(self.model, self.scene, self.config, self.generator)
+            with self.graph.stream():
+                free_space = start_from_hull(self.model, self.scene, self.config, self.generator)
             # What wrong cameras saw must not bind the corrected ones.
             if self.poses is None and self.config.loss.free_weight > 0:
                 self.free_space = free_space
@@ -271,6 +332,7 @@ class Trainer:
 
     def save(self, folder: Path) -> Path:
         """Write checkpoints/latest.safetensors, atomically."""
+        self._take_note(self.readback.come())
         cameras = self.cameras()
         state = {
             "model": self.model.state_dict(),
@@ -326,4 +388,5 @@ class Trainer:
         if state["free_space"] is not None:
             self.free_space = Voxels(state["free_space"].to(self.device), self.model.bounding_radius)
         self.rays, self.rays_seen = state["rays"], state["rays_seen"]
+        self.graph.forget()
         self.started = True

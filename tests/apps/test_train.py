@@ -55,7 +55,7 @@ def assert_same_state(run: Path, other: Path) -> None:
         assert torch.equal(tensor, theirs.tensors[name]), name
 
     def without_time(run: Path) -> list[dict[str, str]]:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows(run)]
+        return [{name: value for name, value in row.items() if not name.startswith(("seconds", "ms_"))} for row in rows(run)]
 
     assert without_time(run) == without_time(other)
 

@@ -54,8 +54,8 @@ void hash_grid_scatter(const HashGrid& grid, int64_t n, int64_t entries, const T
 }
 
 template <typename T>
-void adam_touched(const AdamRates<T>& rates, int64_t n, T* value, const T* gradient, T* mean, T* square) {
-  NSR_FORWARD(adam_touched, rates, n, value, gradient, mean, square);
+void adam_touched(const AdamStep& step, int64_t n, T* value, const T* gradient, T* mean, T* square) {
+  NSR_FORWARD(adam_touched, step, n, value, gradient, mean, square);
 }
 
 template <typename T>
@@ -147,7 +147,7 @@ void color_network_bwd(const ColorNetwork<T>& network, int64_t n, int64_t entrie
   template void hash_grid_encode<T>(const HashGrid&, int64_t, const T*, const T*, T*, T*);                             \
   template void hash_grid_contract<T>(const HashGrid&, int64_t, const T*, const T*, const T*, const T*, T*);           \
   template void hash_grid_scatter<T>(const HashGrid&, int64_t, int64_t, const T*, const T*, const T*, T*);             \
-  template void adam_touched<T>(const AdamRates<T>&, int64_t, T*, const T*, T*, T*);                                   \
+  template void adam_touched<T>(const AdamStep&, int64_t, T*, const T*, T*, T*);                                       \
   template void sphere_trace_start<T>(int64_t, const T*, const T*, double, const bool*, TraceState<T>*, TraceFlags*);  \
   template void sphere_trace_march<T>(const TraceOptions&, int64_t, const int64_t*, const T*, TraceState<T>*,          \
                                       TraceFlags*, bool*);                                                             \

@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from nsr.models.idr import TrainingOutput
-from nsr.models.losses import LossConfig, eikonal_loss, free_loss, idr_losses, mask_loss, rgb_loss, smoothness_loss
+from nsr.models.losses import (
+    LossConfig,
+    eikonal_loss,
+    fading_weights,
+    free_loss,
+    idr_losses,
+    mask_loss,
+    rgb_loss,
+    smoothness_loss,
+)
+
+FIRST = fading_weights(LossConfig(), 0.0)
 
 
 def test_rgb_is_l1_in_idr_scale():
@@ -62,7 +73,7 @@ def test_a_surface_in_free_space_is_pushed_away_though_the_mask_shows_the_object
     nothing = torch.zeros(0, 3)
     neither, free = torch.tensor([[False, False], [True, False]])
     output = TrainingOutput(neither, free, nothing, nothing, nothing, sdf, sdf[:0], torch.ones(1, 3), nothing, nothing)
-    terms = idr_losses(output, torch.zeros(2, 3), torch.ones(2), LossConfig(), alpha=50.0, progress=0.0)
+    terms = idr_losses(output, torch.zeros(2, 3), torch.ones(2), LossConfig(), alpha=50.0, fading=FIRST)
     (grad,) = torch.autograd.grad(terms["mask"], sdf)
     assert grad[0] < 0  # f grows: the surface leaves
     assert grad[1] > 0
@@ -103,12 +114,13 @@ def test_terms_are_weighted_and_some_fade():
     rgb, mask = torch.rand(2, 3, generator=generator), torch.tensor([1.0, 0.0])
     seen = torch.tensor(0.3)
     for progress, smoothness, photometric in ((0.0, 7.0, 11.0), (0.5, 7.0 * 0.1**0.5, 11.0), (1.0, 0.7, 0.22)):
-        terms = idr_losses(output, rgb, mask, config, alpha=50.0, progress=progress, photometric=seen)
+        fading = fading_weights(config, progress)
+        terms = idr_losses(output, rgb, mask, config, alpha=50.0, fading=fading, photometric=seen)
         expected = 2 * terms["rgb"] + 3 * terms["mask"] + 5 * terms["eikonal"] + smoothness * terms["smoothness"]
         assert terms["free"].item() == pytest.approx(0.1)
         expected = expected + 13 * terms["free"]
         assert torch.allclose(terms["loss"], expected + photometric * seen)
-        without = idr_losses(output, rgb, mask, config, alpha=50.0, progress=progress)
+        without = idr_losses(output, rgb, mask, config, alpha=50.0, fading=fading)
         assert "photometric" not in without
         assert torch.allclose(without["loss"], expected)
 
@@ -124,7 +136,7 @@ def test_colours_mixed_with_the_background_may_be_left_out():
 
     def colour(least: float) -> float:
         config = LossConfig(rgb_min_mask=least)
-        return idr_losses(output, photograph, mask, config, alpha=50.0, progress=0.0)["rgb"].item()
+        return idr_losses(output, photograph, mask, config, alpha=50.0, fading=FIRST)["rgb"].item()
 
     assert math.isclose(colour(0.99), 2 * (0.1 + 0.1) / 4, rel_tol=1e-5)
     assert math.isclose(colour(0.5), 2 * (0.1 + 0.2 + 0.8 + 0.2 + 0.1) / 4, rel_tol=1e-5)

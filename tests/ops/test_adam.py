@@ -73,6 +73,21 @@ def test_nan_gradient_shows():
     assert value.isnan().nonzero().tolist() == [[3]]
 
 
+@pytest.mark.parametrize("name", ["native", "reference"])
+def test_numbers_in_tensors(backend, name):
+    """As numbers; and a step that is to be skipped changes nothing."""
+    grad, found = randn(999, 9, torch.float32), []
+    in_tensors = {"step": torch.tensor(7.0, dtype=torch.float64), "lr": torch.tensor(1e-2, dtype=torch.float64)}
+    for numbers in ({"step": 7, "lr": 1e-2}, in_tensors | {"skip": torch.zeros(())}, in_tensors | {"skip": torch.ones(())}):
+        value, mean, square = (randn(999, s, torch.float32).abs() for s in range(3))
+        with backend(name):
+            adam_touched_(value, grad, mean, square, **(RATES | numbers))
+        found.append((value, mean, square))
+    for as_numbers, as_tensors, skipped, s in zip(*found, range(3), strict=True):
+        assert torch.equal(as_numbers, as_tensors)
+        assert torch.equal(skipped, randn(999, s, torch.float32).abs())
+
+
 @pytest.mark.usefixtures("unchecked_signatures")
 def test_arguments_that_do_not_fit():
     a, b = torch.zeros(4), torch.zeros(5)
@@ -80,8 +95,12 @@ def test_arguments_that_do_not_fit():
         adam_touched_(a, a.clone(), b, a.clone(), step=1, **RATES)
     with pytest.raises(ValueError, match="step 0"):
         adam_touched_(a, a.clone(), a.clone(), a.clone(), step=0, **RATES)
+    with pytest.raises(RuntimeError, match="skip of no dimensions"):
+        adam_touched_(a, a.clone(), a.clone(), a.clone(), step=1, **RATES, skip=torch.zeros(1))
 
 
 def test_opcheck():
     tensors = [randn(40, s, torch.float32) for s in range(3)]
-    opcheck(torch.ops.nsr.adam_touched_, (*tensors, tensors[0].abs(), 1, 1e-2, 0.9, 0.99, 1e-15))
+    step, lr = torch.tensor(1.0, dtype=torch.float64), torch.tensor(1e-2, dtype=torch.float64)
+    for skip in (None, torch.tensor(0.0)):
+        opcheck(torch.ops.nsr.adam_touched_, (*tensors, tensors[0].abs(), step, lr, 0.9, 0.99, 1e-15, skip))

@@ -31,6 +31,9 @@ GPU = torch.device("lazy:0")
 MAY_MIX = ("_to_copy", "copy_", "index", "index_put", "index_put_")
 
 
+CROSSINGS: list[str] = []  # operations that copied something from one device to the other, or looked at values
+
+
 class PretendedTensor(Tensor):
     """data: on the CPU."""
 
@@ -47,6 +50,7 @@ class PretendedTensor(Tensor):
         return _run(func, args, kwargs or {})
 
     def tolist(self) -> list:
+        CROSSINGS.append("tolist")
         return self.on_cpu.tolist()
 
     def numpy(self, **_) -> None:
@@ -65,13 +69,15 @@ def _run(func, args, kwargs):
     if ours and others and (name not in MAY_MIX or indexed_by_ours):
         raise RuntimeError(f"{name}: expected all tensors to be on the same device, found {GPU} and cpu")
     target = kwargs.get("device")
+    to_gpu = torch.device(target) == GPU if target is not None else bool(ours)
+    if name == "_local_scalar_dense" or (len(ours) < len(flat) if to_gpu else ours):
+        CROSSINGS.append(name)
     kwargs = {**kwargs, "device": "cpu"} if target is not None else kwargs
     plain = tree_map(lambda value: value.on_cpu if isinstance(value, PretendedTensor) else value, (args, kwargs))
     result = func(*plain[0], **plain[1])
-    on_gpu = torch.device(target) == GPU if target is not None else bool(ours)
     if name in ("copy_", "index_put_"):
-        on_gpu = isinstance(args[0], PretendedTensor)
-    if not on_gpu:
+        to_gpu = isinstance(args[0], PretendedTensor)
+    if not to_gpu:
         return result
     wrapped = tree_map(lambda value: PretendedTensor(value) if isinstance(value, Tensor) else value, result)
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if ours else wrapped

@@ -26,19 +26,19 @@ def test_finite_or_raise_shows_every_loss():
 
 def test_guard_gives_up_only_after_bad_steps_in_a_row():
     guard = BadStepGuard(patience=3)
-    assert [guard.accepts(losses) for losses in (BAD, BAD, GOOD, BAD, BAD)] == [False, False, True, False, False]
+    assert [guard.note(losses) for losses in (BAD, BAD, GOOD, BAD, BAD)] == [False, False, True, False, False]
     assert guard.total == 4
     with pytest.raises(TrainingError, match="3 bad steps in a row"):
-        guard.accepts(BAD)
+        guard.note(BAD)
 
 
 def test_guard_resumes_its_count():
     guard = BadStepGuard(patience=2)
-    guard.accepts(BAD)
+    guard.note(BAD)
     resumed = BadStepGuard(patience=2)
     resumed.load_state_dict(guard.state_dict())
     with pytest.raises(TrainingError):
-        resumed.accepts(BAD)
+        resumed.note(BAD)
 
 
 def test_guard_refuses_senseless_patience():

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
+import time
 
 import numpy as np
 import pytest
+import torch
 
 from nsr.training.log import MetricsLog, ProgressLine, peak_memory_mb
+from nsr.training.step_times import PARTS, StepTimes
 
 
 def rows(folder) -> list[dict[str, str]]:
@@ -24,11 +27,19 @@ def write_steps(folder, steps, resume_step=None, **names):
 
 
 def test_rows_are_on_disk_as_they_are_written(tmp_path):
+    times = StepTimes(torch.device("cpu"))
     with MetricsLog(tmp_path, every=2, show=False) as log:
         for step in range(1, 5):
-            log.step(step, {"loss": 0.1 * step}, rays=512 * step, seconds=0.5, progress=0.25)
+            times.begin()
+            for part in PARTS:
+                time.sleep(0.01 * (part == "backward"))
+                times.end(part)
+            log.step(step, {"loss": 0.1 * step}, rays=512 * step, seconds=0.5, progress=0.25, times=times)
             assert len(rows(tmp_path)) == step // 2
-    assert rows(tmp_path)[1] == {"step": "4", "loss": "0.4", "rays": "2048", "seconds": "0.5", "progress": "0.25"}
+    last = rows(tmp_path)[1]
+    parts = {part: float(last.pop(f"ms_{part}")) for part in PARTS}
+    assert last == {"step": "4", "loss": "0.4", "rays": "2048", "seconds": "0.5", "progress": "0.25"}
+    assert parts["backward"] >= 10 > parts["forward"] > 0
 
 
 def test_a_new_column_leaves_earlier_rows_empty(tmp_path):

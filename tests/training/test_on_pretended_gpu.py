@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support.painted_ball import PaintedBall, photographs
-from support.pretended_gpu import GPU, pretended_gpu
+from support.pretended_gpu import CROSSINGS, GPU, pretended_gpu
 from support.tiny_run import HEIGHT, VIEWS, WIDTH, tiny_config, write_tiny_conf, write_tiny_scene
 from support.two_balls import cameras_around
 
@@ -43,6 +43,26 @@ def test_steps(monkeypatch):
     losses.append([trainer.step() for _ in range(5)])
     for on_gpu, on_cpu in zip(*losses, strict=True):
         assert on_gpu == pytest.approx(on_cpu, rel=0.02, abs=1e-5)
+
+
+OPTIONS = [(), ("exposure.type=affine", "photometric.occlusion=true"), ("train.color_from=1e-6",), ("model.reevaluate=true",)]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_step_copies_nothing_between_the_devices(monkeypatch, options):
+    """Where anything is copied, or a value looked at, a step cannot be recorded as a CUDA graph."""
+    scene = photographs(cameras_around(VIEWS, WIDTH, HEIGHT), PaintedBall())
+    with pretended_gpu(monkeypatch):
+        trainer = Trainer(tiny_config("train.budget=0", "train.nepoch=2", *options), scene.to(GPU))
+        trainer.start()
+        trainer.step()
+        plan = trainer._plan()
+        CROSSINGS.clear()
+        result = trainer._work(plan)
+        assert CROSSINGS == []
+        for cross in (lambda: result.values.cpu(), lambda: result.values[0].item(), lambda: torch.ones(3).to(GPU)):
+            cross()
+        assert len(CROSSINGS) == 3
 
 
 @pytest.mark.parametrize("options", [(), ("exposure.type=affine", "photometric.occlusion=true"), ("start.type=hull",)])

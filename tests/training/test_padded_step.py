@@ -51,13 +51,14 @@ def test_the_same_losses_and_gradients(options, cameras):
     found = []
     for padded in (False, True):
         trainer = make_trainer(padded, *options, train_cameras=cameras)
-        values, length, rays = trainer._gradients()
-        found.append((values, length, rays, gradients(trainer)))
-    (values, length, rays, grads), (padded_values, padded_length, padded_rays, padded_grads) = found
-    assert rays == padded_rays
+        names, values, rays = trainer._gradients(trainer._plan())
+        *losses, length = values.tolist()
+        found.append((names, losses, length, rays, gradients(trainer)))
+    (names, losses, length, rays, grads), (padded_names, padded_losses, padded_length, padded_rays, padded_grads) = found
+    assert (names, rays) == (padded_names, padded_rays)
     assert length == pytest.approx(padded_length, rel=1e-4)
-    assert values == pytest.approx(padded_values, rel=1e-5, abs=1e-7)
-    assert values["loss"] > 0
+    assert losses == pytest.approx(padded_losses, rel=1e-5, abs=1e-7)
+    assert losses[names.index("loss")] > 0
     assert grads.keys() == padded_grads.keys()
     for name, grad in grads.items():
         torch.testing.assert_close(
@@ -82,16 +83,16 @@ class NoWaiting(TorchDispatchMode):
 def test_the_host_waits_for_nothing(options, monkeypatch):
     monkeypatch.setattr("nsr.ops.patch_ncc._check_tensors", lambda *_: None)  # looks at values on the CPU alone
     trainer = make_trainer(True, *options)
-    of_step = trainer._color_losses if options[:1] == COLORS else lambda: trainer._losses(0.5)
+    plan = trainer._plan()
     with NoWaiting():
-        losses, _ = of_step()
-        losses["loss"].backward()
-        trainer.optimisers.gradient_norm()
+        trainer._work(plan)
 
 
 def test_waiting_is_noticed():
+    trainer = make_trainer(False)
+    plan = trainer._plan()
     with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
-        make_trainer(False)._losses(0.5)
+        trainer._losses(plan)
 
 
 def test_nothing_to_see_gives_no_gradient():
@@ -100,7 +101,7 @@ def test_nothing_to_see_gives_no_gradient():
     with torch.no_grad():
         *_, bias = [p for name, p in trainer.model.implicit_network.named_parameters() if name.endswith("bias")]
         bias[0] += 10.0
-    losses, _ = trainer._losses(0.5)
+    losses, _ = trainer._losses(trainer._plan())
     assert losses["rgb"] == 0
     assert losses["photometric"] == 0
     assert losses["smoothness"] == 0
@@ -121,9 +122,9 @@ def test_a_gpu_takes_the_step_and_nobody_waits(options):
         trainer.clock.step = 1
         losses.append(trainer.step()["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=0.5)  # other random numbers
-    of_step = trainer._color_losses if options[:1] == COLORS else lambda: trainer._losses(0.5)
+    plan = trainer._plan()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        of_step()[0]["loss"].backward()
+        trainer._work(plan)
     finally:
         torch.cuda.set_sync_debug_mode("default")

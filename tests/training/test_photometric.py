@@ -59,7 +59,7 @@ def seen(scene, radius: float, rays: int = 400):
 
 def test_it_is_least_on_the_true_surface(scene):
     term = term_of(scene, occlusion=False)
-    losses = {radius: term(WavyBall(), *seen(scene, radius), step=100).item() for radius in (0.56, 0.59, RADIUS, 0.61, 0.64)}
+    losses = {radius: term(WavyBall(), *seen(scene, radius), level=0).item() for radius in (0.56, 0.59, RADIUS, 0.61, 0.64)}
     assert losses[RADIUS] < 0.05
     assert losses[0.56] > losses[0.59] > 1.3 * losses[RADIUS]
     assert losses[0.64] > losses[0.61] > 1.3 * losses[RADIUS]
@@ -68,14 +68,14 @@ def test_it_is_least_on_the_true_surface(scene):
 @pytest.mark.parametrize("radius", [0.59, 0.61])
 def test_its_gradient_leads_back_to_the_true_surface(scene, radius):
     batch, output = seen(scene, radius)
-    term_of(scene, occlusion=False)(WavyBall(), batch, output, step=100).backward()
+    term_of(scene, occlusion=False)(WavyBall(), batch, output, level=0).backward()
     outward = (output.points.grad * output.normal).sum(-1).sum()
     assert outward.sign() == (1 if radius > RADIUS else -1)  # the loss grows away from the surface
 
 
 def test_coarse_levels_reach_further(scene):
     batch, output = seen(scene, 0.5)
-    term_of(scene, occlusion=False, matched=1.0)(WavyBall(), batch, output, step=0).backward()
+    term_of(scene, occlusion=False, matched=1.0)(WavyBall(), batch, output, level=2).backward()
     assert (output.points.grad * output.normal).sum() < 0  # 0.1 of 0.6 off, it still leads outwards
 
 
@@ -90,9 +90,9 @@ def test_levels_follow_the_steps_and_end_at_full_size(scene):
 
 def test_rays_that_match_at_full_size_do_not_look_at_the_coarse_level(scene):
     def loss(radius: float, **changes) -> float:
-        return term_of(scene, occlusion=False, **changes)(WavyBall(), *seen(scene, radius), step=0).item()
+        return term_of(scene, occlusion=False, **changes)(WavyBall(), *seen(scene, radius), level=2).item()
 
-    fine = term_of(scene, occlusion=False)(WavyBall(), *seen(scene, RADIUS), step=100).item()
+    fine = term_of(scene, occlusion=False)(WavyBall(), *seen(scene, RADIUS), level=0).item()
     assert loss(RADIUS, matched=0.0) == pytest.approx(fine, rel=0.1)  # but for rays with fewer sources than count
     assert loss(RADIUS, matched=1.0) < 0.5 * fine  # nothing matches so well: all rays look at the coarse level
 
@@ -118,7 +118,7 @@ def test_a_source_that_shows_something_else_does_not_count(scene):
 
     def loss(images: torch.Tensor) -> float:
         term = term_of(dataclasses.replace(scene, images=images), sources=2, best=2, patches=(5,), occlusion=False)
-        return term(WavyBall(), batch, output, step=100).item()
+        return term(WavyBall(), batch, output, level=0).item()
 
     # Some rays have the noise alone to compare with. Were it to count for all, the loss would be above 0.5.
     assert loss(spoilt) < loss(scene.images) + 0.1
@@ -126,7 +126,7 @@ def test_a_source_that_shows_something_else_does_not_count(scene):
 
 def test_without_any_pair_to_compare_it_is_zero(scene):
     batch, output = seen(scene, RADIUS)
-    loss = term_of(scene, min_angle=179.0, occlusion=False)(WavyBall(), batch, output, step=0)
+    loss = term_of(scene, min_angle=179.0, occlusion=False)(WavyBall(), batch, output, level=2)
     loss.backward()
     assert loss.item() == 0.0
     assert not output.points.grad.any()

@@ -149,7 +149,7 @@ def test_terms_of_the_shape_take_the_cameras_as_fixed():
 
 def test_gradients_of_poses_that_are_not_finite_are_noticed():
     trainer = Trainer(small_config(), sphere_scene(), train_cameras=True)
-    trainer._gradients()
+    trainer._gradients(trainer._plan())
     assert math.isfinite(trainer.optimisers.gradient_norm())
     trainer.poses.poses.weight.grad *= math.nan
     assert not math.isfinite(trainer.optimisers.gradient_norm())
@@ -195,10 +195,10 @@ def test_out_of_memory_halves_the_rays_then_gives_up_with_the_state_saved(tmp_pa
     trainer = Trainer(small_config(), sphere_scene())
     losses, most = trainer._losses, [64]
 
-    def losses_within(progress):
+    def losses_within(plan):
         if trainer.rays > most[0]:
             raise MemoryError
-        return losses(progress)
+        return losses(plan)
 
     monkeypatch.setattr(trainer, "_losses", losses_within)
     trainer.step(tmp_path)
@@ -214,7 +214,7 @@ def test_out_of_memory_in_the_optimisers_does_not_step_twice(tmp_path, monkeypat
     trainer = Trainer(small_config(), sphere_scene())
     calls = []
 
-    def step():
+    def step(skip):
         calls.append(None)
         raise MemoryError
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -13,18 +11,19 @@ def adam_touched_(
     grad: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
-    step: int,
-    lr: float,
+    step: Tensor,
+    lr: Tensor,
     beta1: float,
     beta2: float,
     eps: float,
+    skip: Tensor | None = None,
 ) -> None:
     """Arguments of nsr.ops.adam.adam_touched_."""
-    touched = grad != 0
+    touched = grad != 0 if skip is None else (grad != 0) & (skip == 0)
     g = grad[touched]
     mean = beta1 * exp_avg[touched] + (1 - beta1) * g
     square = beta2 * exp_avg_sq[touched] + (1 - beta2) * g * g
-    root = torch.sqrt(square) / math.sqrt(1 - beta2**step)
+    root = torch.sqrt(square) / torch.sqrt(1 - beta2**step)
     value[touched] -= lr / (1 - beta1**step) * mean / (root + eps)
     exp_avg[touched] = mean
     exp_avg_sq[touched] = square
