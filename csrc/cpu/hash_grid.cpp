@@ -10,8 +10,8 @@ namespace {
 
 constexpr int kTile = 32;  // points per tile: a few SIMD registers, and loads enough to hide a cache miss
 
-template <int kChunk, bool kJacobian, typename T>
-void encode_level(const HashGrid& grid, const TileCells<kTile, T>& cells, const T* table, int count, T* h,
+template <int kChunk, bool kJacobian, typename T, typename Entry>
+void encode_level(const HashGrid& grid, const TileCells<kTile, T>& cells, const Entry* table, int count, T* h,
                   T* jacobian) {
   const int features = grid.features;
   const int64_t outputs = grid.outputs();
@@ -37,8 +37,8 @@ void zero_inactive(const HashGrid& grid, int64_t start, int count, int width, T*
   for (int64_t i = start; i < start + count; ++i) std::memset(rows + i * all + used, 0, size_t(all - used) * sizeof(T));
 }
 
-template <int kChunk, bool kJacobian, typename T>
-void encode(const HashGrid& grid, int64_t n, const T* x, const T* table, T* h, T* jacobian) {
+template <int kChunk, bool kJacobian, typename T, typename Entry>
+void encode(const HashGrid& grid, int64_t n, const T* x, const Entry* table, T* h, T* jacobian) {
   for_each_tile<kTile>(n, [&](int64_t start, int count) {
     alignas(64) T points[3][kTile];
     TileCells<kTile, T> cells;
@@ -76,8 +76,8 @@ struct ArrayCotangents {
 
 }  // namespace
 
-template <typename T>
-void hash_grid_encode(const HashGrid& grid, int64_t n, const T* x, const T* table, T* h, T* jacobian) {
+template <typename T, typename Entry>
+void hash_grid_encode(const HashGrid& grid, int64_t n, const T* x, const Entry* table, T* h, T* jacobian) {
   with_chunk(grid.features, [&](auto chunk) {
     if (jacobian)
       encode<chunk(), true>(grid, n, x, table, h, jacobian);
@@ -86,8 +86,8 @@ void hash_grid_encode(const HashGrid& grid, int64_t n, const T* x, const T* tabl
   });
 }
 
-template <typename T>
-void hash_grid_contract(const HashGrid& grid, int64_t n, const T* x, const T* table, const T* grad_h,
+template <typename T, typename Entry>
+void hash_grid_contract(const HashGrid& grid, int64_t n, const T* x, const Entry* table, const T* grad_h,
                         const T* grad_jacobian, T* grad_x) {
   contract_to_points<kTile>(grid, n, x, table, ArrayCotangents<T>{grad_h, grad_jacobian, grid.outputs()}, grad_x);
 }
@@ -98,12 +98,17 @@ void hash_grid_scatter(const HashGrid& grid, int64_t n, int64_t entries, const T
   scatter_to_table<kTile>(grid, n, entries, x, ArrayCotangents<T>{grad_h, grad_jacobian, grid.outputs()}, grad_table);
 }
 
-#define NSR_INSTANTIATE(T)                                                                                             \
-  template void hash_grid_encode<T>(const HashGrid&, int64_t, const T*, const T*, T*, T*);                             \
-  template void hash_grid_contract<T>(const HashGrid&, int64_t, const T*, const T*, const T*, const T*, T*);           \
-  template void hash_grid_scatter<T>(const HashGrid&, int64_t, int64_t, const T*, const T*, const T*, T*);
-NSR_INSTANTIATE(float)
-NSR_INSTANTIATE(double)
+#define NSR_INSTANTIATE(T, Entry)                                                                        \
+  template void hash_grid_encode<T, Entry>(const HashGrid&, int64_t, const T*, const Entry*, T*, T*);     \
+  template void hash_grid_contract<T, Entry>(const HashGrid&, int64_t, const T*, const Entry*, const T*, \
+                                             const T*, T*);
+NSR_INSTANTIATE(float, float)
+NSR_INSTANTIATE(float, Half)
+NSR_INSTANTIATE(double, double)
 #undef NSR_INSTANTIATE
+template void hash_grid_scatter<float>(const HashGrid&, int64_t, int64_t, const float*, const float*, const float*,
+                                       float*);
+template void hash_grid_scatter<double>(const HashGrid&, int64_t, int64_t, const double*, const double*, const double*,
+                                        double*);
 
 }  // namespace nsr::cpu

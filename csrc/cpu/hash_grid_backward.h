@@ -60,8 +60,8 @@ void contract_tile(const TileCells<kTile, T>& cells, const TileCorners<kTile, T>
 }
 
 // grad_x [n, 3] = d/dx sum(a h + b J).
-template <int kTile, typename Source, typename T>
-void contract_to_points(const HashGrid& grid, int64_t n, const T* x, const T* table, const Source& source, T* grad_x) {
+template <int kTile, typename Source, typename T, typename Entry>
+void contract_to_points(const HashGrid& grid, int64_t n, const T* x, const Entry* table, const Source& source, T* grad_x) {
   static_assert(Source::kJacobian, "it looks at the cotangents of J");
   with_chunk(grid.features, [&](auto chunk) {
     constexpr int kChunk = decltype(chunk)::value;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "../kernels/half.h"
 #include "../kernels/hash_grid.h"
 #include "shuffle.h"
 
@@ -126,15 +127,15 @@ void gather_pairs(const float* table, int stride, const TileCells<kTile, float>&
 #endif
 
 // values[f][c][i] = feature f of corner c of point i; `table` points at the level's first entry and chunk.
-template <int kChunk, int kTile, typename T>
-void gather_corners(const T* table, int stride, const TileCells<kTile, T>& cells, TileCorners<kTile, T>* values) {
+template <int kChunk, int kTile, typename T, typename Entry>
+void gather_corners(const Entry* table, int stride, const TileCells<kTile, T>& cells, TileCorners<kTile, T>* values) {
 #ifdef NSR_SHUFFLE
-  if constexpr (kChunk == 2 && std::is_same_v<T, float>) return gather_pairs(table, stride, cells, values);
+  if constexpr (kChunk == 2 && std::is_same_v<Entry, float>) return gather_pairs(table, stride, cells, values);
 #endif
   for (int c = 0; c < 8; ++c) {
     for (int i = 0; i < kTile; ++i) {
-      const T* entry = table + size_t(cells.entry[c][i]) * stride;
-      for (int f = 0; f < kChunk; ++f) values[f][c][i] = entry[f];
+      const Entry* entry = table + size_t(cells.entry[c][i]) * stride;
+      for (int f = 0; f < kChunk; ++f) values[f][c][i] = number(entry[f]);
     }
   }
 }

@@ -3,10 +3,12 @@
 // The features of an entry lie side by side, so as many as fit are read with one instruction.
 #pragma once
 
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <type_traits>
 
+#include "../kernels/half.h"
 #include "../kernels/hash_grid.h"
 
 namespace nsr::cuda {
@@ -22,10 +24,15 @@ __device__ __forceinline__ void with_chunk(int features, const Fn& fn) {
     fn(std::integral_constant<int, 1>());
 }
 
-template <typename T, int kChunk>
-struct alignas(sizeof(T) * kChunk <= 16 ? sizeof(T) * kChunk : 16) FeatureChunk {
-  T feature[kChunk];
+template <typename Entry, int kChunk>
+struct alignas(sizeof(Entry) * kChunk <= 16 ? sizeof(Entry) * kChunk : 16) FeatureChunk {
+  Entry feature[kChunk];
 };
+
+// With one instruction, where kernels/half.h has many.
+__device__ __forceinline__ float read_number(Half half) { return __half2float(__ushort_as_half(half.bits)); }
+__device__ __forceinline__ float read_number(float value) { return value; }
+__device__ __forceinline__ double read_number(double value) { return value; }
 
 // Where one point falls in one level.
 template <typename T>
@@ -50,14 +57,14 @@ __device__ __forceinline__ Cell<T> locate(const HashGrid& grid, const GridLevel&
 }
 
 // v[f][c] = feature f0 + f of corner c. entries: of the level, from feature f0 on.
-template <int kChunk, typename T>
-__device__ __forceinline__ void gather(const T* entries, int features, const Cell<T>& cell, T v[kChunk][8]) {
+template <int kChunk, typename T, typename Entry>
+__device__ __forceinline__ void gather(const Entry* entries, int features, const Cell<T>& cell, T v[kChunk][8]) {
 #pragma unroll
   for (int c = 0; c < 8; ++c) {
     const auto chunk =
-        *reinterpret_cast<const FeatureChunk<T, kChunk>*>(entries + size_t(cell.entry[c]) * size_t(features));
+        *reinterpret_cast<const FeatureChunk<Entry, kChunk>*>(entries + size_t(cell.entry[c]) * size_t(features));
 #pragma unroll
-    for (int f = 0; f < kChunk; ++f) v[f][c] = chunk.feature[f];
+    for (int f = 0; f < kChunk; ++f) v[f][c] = read_number(chunk.feature[f]);
   }
 }
 
@@ -67,8 +74,9 @@ __device__ __forceinline__ CellValue<T> interpolate(const T v[8], const CellPoin
 }
 
 // Calls fn(k, corner values of output k, where the point lies in its cell) for every output k of an active level.
-template <typename T, typename Fn>
-__device__ __forceinline__ void visit_level(const HashGrid& grid, int l, const T* table, const T x[3], const Fn& fn) {
+template <typename T, typename Entry, typename Fn>
+__device__ __forceinline__ void visit_level(const HashGrid& grid, int l, const Entry* table, const T x[3],
+                                            const Fn& fn) {
   const GridLevel& level = grid.level[l];
   const Cell<T> cell = locate(grid, level, x);
   with_chunk(grid.features, [&](auto chunk) {
@@ -83,8 +91,9 @@ __device__ __forceinline__ void visit_level(const HashGrid& grid, int l, const T
 }
 
 // Calls fn(k, h_k, dh_k/dx, dh_k/dy, dh_k/dz) for every output k of an active level.
-template <typename T, typename Fn>
-__device__ __forceinline__ void encode_level(const HashGrid& grid, int l, const T* table, const T x[3], const Fn& fn) {
+template <typename T, typename Entry, typename Fn>
+__device__ __forceinline__ void encode_level(const HashGrid& grid, int l, const Entry* table, const T x[3],
+                                             const Fn& fn) {
   visit_level(grid, l, table, x, [&](int k, const T* v, const CellPoint<T>& p) {
     const CellValue<T> value = interpolate(v, p);
     fn(k, value.h, value.hx * p.dx, value.hy * p.dy, value.hz * p.dz);
@@ -92,8 +101,8 @@ __device__ __forceinline__ void encode_level(const HashGrid& grid, int l, const 
 }
 
 // Adds d/dx of sum_k cotangent(k) . (h_k, J_k) over the outputs k of an active level.
-template <typename T, typename Fn>
-__device__ __forceinline__ void contract_level(const HashGrid& grid, int l, const T* table, const T x[3],
+template <typename T, typename Entry, typename Fn>
+__device__ __forceinline__ void contract_level(const HashGrid& grid, int l, const Entry* table, const T x[3],
                                                const Fn& cotangent, T grad[3]) {
   visit_level(grid, l, table, x, [&](int k, const T* v, const CellPoint<T>& p) {
     const CellTwist<T> twist = twist_of_cell(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], p.sx, p.sy, p.sz);
@@ -104,20 +113,32 @@ __device__ __forceinline__ void contract_level(const HashGrid& grid, int l, cons
   });
 }
 
-// Calls add(place in the table, gradient) for what the outputs of a level give to their eight entries.
+// Calls add(place in the table, gradients) for what the outputs of a level give to their eight entries, a chunk of features
+// at a time: gradients is an array of as many. Not for chunks of zeros.
 template <typename T, typename Fn, typename Add>
 __device__ __forceinline__ void scatter_level(const HashGrid& grid, int l, const T x[3], const Fn& cotangent,
                                               const Add& add) {
   const GridLevel& level = grid.level[l];
   const Cell<T> cell = locate(grid, level, x);
-  for (int f = 0; f < grid.features; ++f) {
-    const CellCotangent<T> g = cotangent(l * grid.features + f);
+  with_chunk(grid.features, [&](auto chunk) {
+    constexpr int kChunk = decltype(chunk)::value;
+    for (int f0 = 0; f0 < grid.features; f0 += kChunk) {
+      CellCotangent<T> g[kChunk];
 #pragma unroll
-    for (int c = 0; c < 8; ++c) {
-      const T gradient = corner_gradient(c, g, cell.point);
-      if (gradient != T(0)) add((level.offset + cell.entry[c]) * grid.features + f, gradient);
+      for (int f = 0; f < kChunk; ++f) g[f] = cotangent(l * grid.features + f0 + f);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        T gradient[kChunk];
+        bool any = false;
+#pragma unroll
+        for (int f = 0; f < kChunk; ++f) {
+          gradient[f] = corner_gradient(c, g[f], cell.point);
+          any |= gradient[f] != T(0);
+        }
+        if (any) add((level.offset + cell.entry[c]) * grid.features + f0, gradient);
+      }
     }
-  }
+  });
 }
 
 }  // namespace nsr::cuda

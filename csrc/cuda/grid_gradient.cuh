@@ -32,13 +32,28 @@ __device__ __forceinline__ double units_per_one(Magnitude largest, int64_t adden
   return ldexp(1.0, exponent < 1000 ? exponent : 1000);
 }
 
+// Adds to numbers that lie side by side, aligned to all of them.
+template <typename T, int kCount>
+__device__ __forceinline__ void add_to(T* at, const T (&addends)[kCount]) {
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) atomicAdd(at + k, addends[k]);
+}
+#if NSR_SM >= 900  // these GPUs add several at once
+__device__ __forceinline__ void add_to(float* at, const float (&addends)[2]) {
+  atomicAdd(reinterpret_cast<float2*>(at), make_float2(addends[0], addends[1]));
+}
+__device__ __forceinline__ void add_to(float* at, const float (&addends)[4]) {
+  atomicAdd(reinterpret_cast<float4*>(at), make_float4(addends[0], addends[1], addends[2], addends[3]));
+}
+#endif
+
 template <typename T, typename Cotangents>
 __global__ void scatter_kernel(HashGrid grid, int64_t n, const T* x, Cotangents cotangents, T* grad_table) {
   const int64_t i = thread_index();
   if (i >= n) return;
   const T point[3] = {x[3 * i], x[3 * i + 1], x[3 * i + 2]};
   scatter_level(grid, int(blockIdx.y), point, [&](int k) { return cotangents(i, k); },
-                [&](int64_t place, T gradient) { atomicAdd(grad_table + place, gradient); });
+                [&](int64_t place, const auto& gradients) { add_to(grad_table + place, gradients); });
 }
 
 template <typename T, typename Cotangents>
@@ -48,9 +63,11 @@ __global__ void largest_addend_kernel(HashGrid grid, int64_t n, const T* x, Cota
   const T point[3] = {x[3 * i], x[3 * i + 1], x[3 * i + 2]};
   Magnitude most = 0;
   scatter_level(grid, int(blockIdx.y), point, [&](int k) { return cotangents(i, k); },
-                [&](int64_t, T gradient) {
-                  const auto bits = static_cast<Magnitude>(__double_as_longlong(fabs(double(gradient))));
-                  most = bits > most ? bits : most;
+                [&](int64_t, const auto& gradients) {
+                  for (const T gradient : gradients) {
+                    const auto bits = static_cast<Magnitude>(__double_as_longlong(fabs(double(gradient))));
+                    most = bits > most ? bits : most;
+                  }
                 });
   if (most > 0) atomicMax(largest, most);
 }
@@ -64,8 +81,9 @@ __global__ void scatter_units_kernel(HashGrid grid, int64_t n, const T* x, Cotan
   const double units = units_per_one(*largest, 8 * n);
   if (units == 0.0) return;
   scatter_level(grid, int(blockIdx.y), point, [&](int k) { return cotangents(i, k); },
-                [&](int64_t place, T gradient) {
-                  atomicAdd(sums + place, static_cast<FixedPoint>(llrint(double(gradient) * units)));
+                [&](int64_t place, const auto& gradients) {
+                  for (const T gradient : gradients)
+                    atomicAdd(sums + place++, static_cast<FixedPoint>(llrint(double(gradient) * units)));
                 });
 }
 

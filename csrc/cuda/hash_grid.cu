@@ -9,8 +9,8 @@
 namespace nsr::cuda {
 namespace {
 
-template <typename T>
-__global__ void encode_kernel(HashGrid grid, int64_t n, const T* x, const T* table, T* h, T* jacobian) {
+template <typename T, typename Entry>
+__global__ void encode_kernel(HashGrid grid, int64_t n, const T* x, const Entry* table, T* h, T* jacobian) {
   const int64_t i = thread_index();
   const int l = int(blockIdx.y);
   if (i >= n) return;
@@ -49,9 +49,9 @@ struct GridCotangents {
   }
 };
 
-template <typename T>
-__global__ void contract_kernel(HashGrid grid, int64_t n, const T* x, const T* table, GridCotangents<T> cotangents,
-                                T* grad_x) {
+template <typename T, typename Entry>
+__global__ void contract_kernel(HashGrid grid, int64_t n, const T* x, const Entry* table,
+                                GridCotangents<T> cotangents, T* grad_x) {
   const int64_t i = thread_index();
   if (i >= n) return;
   const T point[3] = {x[3 * i], x[3 * i + 1], x[3 * i + 2]};
@@ -63,16 +63,17 @@ __global__ void contract_kernel(HashGrid grid, int64_t n, const T* x, const T* t
 
 }  // namespace
 
-template <typename T>
-void hash_grid_encode(void* stream, const HashGrid& grid, int64_t n, const T* x, const T* table, T* h, T* jacobian) {
-  launch(stream, points_by_levels(n, grid.levels), kThreads, 0, encode_kernel<T>, grid, n, x, table, h, jacobian);
+template <typename T, typename Entry>
+void hash_grid_encode(void* stream, const HashGrid& grid, int64_t n, const T* x, const Entry* table, T* h,
+                      T* jacobian) {
+  launch(stream, points_by_levels(n, grid.levels), kThreads, 0, encode_kernel<T, Entry>, grid, n, x, table, h, jacobian);
 }
 
-template <typename T>
-void hash_grid_contract(void* stream, const HashGrid& grid, int64_t n, const T* x, const T* table, const T* grad_h,
+template <typename T, typename Entry>
+void hash_grid_contract(void* stream, const HashGrid& grid, int64_t n, const T* x, const Entry* table, const T* grad_h,
                         const T* grad_jacobian, T* grad_x) {
   const GridCotangents<T> cotangents{grid.outputs(), grad_h, grad_jacobian};
-  launch_items(stream, n, contract_kernel<T>, grid, n, x, table, cotangents, grad_x);
+  launch_items(stream, n, contract_kernel<T, Entry>, grid, n, x, table, cotangents, grad_x);
 }
 
 template <typename T>
@@ -87,12 +88,18 @@ void hash_grid_scatter(void* stream, const HashGrid& grid, int64_t n, int64_t en
                    scratch);
 }
 
-#define NSR_INSTANTIATE(T)                                                                                          \
-  template void hash_grid_encode<T>(void*, const HashGrid&, int64_t, const T*, const T*, T*, T*);                   \
-  template void hash_grid_contract<T>(void*, const HashGrid&, int64_t, const T*, const T*, const T*, const T*, T*); \
-  template int64_t hash_grid_scatter_scratch<T>(const HashGrid&, int64_t, int64_t, const T*, const T*, const T*,    \
-                                                T*);                                                                \
-  template void hash_grid_scatter<T>(void*, const HashGrid&, int64_t, int64_t, const T*, const T*, const T*, T*,    \
+#define NSR_INSTANTIATE(T, Entry)                                                                                  \
+  template void hash_grid_encode<T, Entry>(void*, const HashGrid&, int64_t, const T*, const Entry*, T*, T*);        \
+  template void hash_grid_contract<T, Entry>(void*, const HashGrid&, int64_t, const T*, const Entry*, const T*,     \
+                                             const T*, T*);
+NSR_INSTANTIATE(float, float)
+NSR_INSTANTIATE(float, Half)
+NSR_INSTANTIATE(double, double)
+#undef NSR_INSTANTIATE
+#define NSR_INSTANTIATE(T)                                                                                       \
+  template int64_t hash_grid_scatter_scratch<T>(const HashGrid&, int64_t, int64_t, const T*, const T*, const T*, \
+                                                T*);                                                             \
+  template void hash_grid_scatter<T>(void*, const HashGrid&, int64_t, int64_t, const T*, const T*, const T*, T*, \
                                      void*);
 NSR_INSTANTIATE(float)
 NSR_INSTANTIATE(double)

@@ -8,6 +8,7 @@
 
 #include "adam.h"
 #include "color_network.h"
+#include "half.h"
 #include "hash_grid.h"
 #include "patch_ncc.h"
 #include "sdf_network.h"
@@ -23,13 +24,13 @@ constexpr int kLanes = 16;  // points per tile of what a network's forward pass 
 
 namespace nsr::cpu {
 
-// h [n, levels * features] and, unless null, jacobian [n, levels * features, 3].
-template <typename T>
-void hash_grid_encode(const HashGrid& grid, int64_t n, const T* x, const T* table, T* h, T* jacobian);
+// h [n, levels * features] and, unless null, jacobian [n, levels * features, 3]. Entry: T, or Half where T is float.
+template <typename T, typename Entry>
+void hash_grid_encode(const HashGrid& grid, int64_t n, const T* x, const Entry* table, T* h, T* jacobian);
 
 // grad_x [n, 3] = d/dx sum(grad_h h + grad_jacobian J); either cotangent may be null.
-template <typename T>
-void hash_grid_contract(const HashGrid& grid, int64_t n, const T* x, const T* table, const T* grad_h,
+template <typename T, typename Entry>
+void hash_grid_contract(const HashGrid& grid, int64_t n, const T* x, const Entry* table, const T* grad_h,
                         const T* grad_jacobian, T* grad_x);
 
 // grad_table [entries, features] = d/dtable sum(grad_h h + grad_jacobian J), written whole (need not be zeroed before).
@@ -116,11 +117,11 @@ void color_network_bwd(const ColorNetwork<T>& network, int64_t n, int64_t entrie
 
 namespace nsr::cuda {
 
-template <typename T>
-void hash_grid_encode(void* stream, const HashGrid& grid, int64_t n, const T* x, const T* table, T* h, T* jacobian);
+template <typename T, typename Entry>
+void hash_grid_encode(void* stream, const HashGrid& grid, int64_t n, const T* x, const Entry* table, T* h, T* jacobian);
 
-template <typename T>
-void hash_grid_contract(void* stream, const HashGrid& grid, int64_t n, const T* x, const T* table, const T* grad_h,
+template <typename T, typename Entry>
+void hash_grid_contract(void* stream, const HashGrid& grid, int64_t n, const T* x, const Entry* table, const T* grad_h,
                         const T* grad_jacobian, T* grad_x);
 
 template <typename T>

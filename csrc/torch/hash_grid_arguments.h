@@ -11,11 +11,13 @@ namespace nsr {
 using at::IntArrayRef;
 using at::Tensor;
 
-inline void check_points_and_table(const Tensor& x, const Tensor& table, const char* op) {
+// half_fits: whether a table of half precision may stand beside points in float.
+inline void check_points_and_table(const Tensor& x, const Tensor& table, const char* op, bool half_fits = false) {
   TORCH_CHECK(x.dim() == 2 && x.size(1) == 3, op, ": expected x [N, 3], got ", x.sizes());
   TORCH_CHECK(table.dim() == 2, op, ": expected table [T, F], got ", table.sizes());
-  TORCH_CHECK(x.scalar_type() == table.scalar_type(), op, ": expected x and table of one dtype, got ", x.scalar_type(),
-              " and ", table.scalar_type());
+  const bool half = half_fits && x.scalar_type() == at::kFloat && table.scalar_type() == at::kHalf;
+  TORCH_CHECK(half || x.scalar_type() == table.scalar_type(), op, ": expected x and table of one dtype, got ",
+              x.scalar_type(), " and ", table.scalar_type());
   TORCH_CHECK(x.device() == table.device(), op, ": expected x and table on one device, got ", x.device(), " and ",
               table.device());
 }

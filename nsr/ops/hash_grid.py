@@ -21,6 +21,7 @@ from nsr import _ext
 from nsr.ops.reference import hash_grid as reference
 
 MAX_LEVELS = 32  # kMaxGridLevels in csrc/kernels/hash_grid.h
+_DTYPES = {(torch.float32, torch.float32), (torch.float64, torch.float64), (torch.float32, torch.float16)}  # of x and table
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def hash_grid(
     Args:
         x: [N, 3] points, scene frame, the domain is [-spec.extent, spec.extent]^3. A coordinate outside takes the value at
             the nearest face and has derivative zero along that axis; NaN gives NaN.
-        table: [T, F], T = spec.table_entries, of the dtype (float32 or float64) and device of x.
+        table: [T, F], T = spec.table_entries, of the dtype (float32 or float64) and device of x; or float16 beside x in
+            float32, which computes in float32 what it reads, and whose gradient is added up in float32 and rounded once.
         spec: the grid.
         active_levels: only the first so many levels are evaluated, the others are exactly zero and receive no gradient
             (coarse to fine); None is all of them.
@@ -140,8 +142,10 @@ def _checked(x: Tensor, table: Tensor, spec: HashGridSpec, active_levels: int | 
     if x.dim() != 2 or x.shape[1] != 3:
         raise ValueError(f"{name}: x has shape {tuple(x.shape)}; expected [N, 3] (reshape(-1, 3) first)")
     grid = check_grid(table, spec, spec.levels if active_levels is None else active_levels, name)
-    if x.dtype != table.dtype or x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{name}: x is {x.dtype} and table {table.dtype}; expected both float32 or both float64")
+    if (x.dtype, table.dtype) not in _DTYPES:
+        raise ValueError(
+            f"{name}: x is {x.dtype} and table {table.dtype}; expected both float32, both float64, or float32 and float16"
+        )
     if x.device != table.device:
         raise ValueError(f"{name}: x is on {x.device} and table on {table.device}; move one of them")
     return x, table, *grid

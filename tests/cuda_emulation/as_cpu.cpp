@@ -36,13 +36,13 @@ void with_scratch(int64_t bytes, const Run& run) {
   ++calls;                                  \
   with_scratch(cuda::stem##_scratch(__VA_ARGS__), [&](void* scratch) { cuda::stem(nullptr, __VA_ARGS__, scratch); })
 
-template <typename T>
-void hash_grid_encode(const HashGrid& grid, int64_t n, const T* x, const T* table, T* h, T* jacobian) {
+template <typename T, typename Entry>
+void hash_grid_encode(const HashGrid& grid, int64_t n, const T* x, const Entry* table, T* h, T* jacobian) {
   NSR_FORWARD(hash_grid_encode, grid, n, x, table, h, jacobian);
 }
 
-template <typename T>
-void hash_grid_contract(const HashGrid& grid, int64_t n, const T* x, const T* table, const T* grad_h,
+template <typename T, typename Entry>
+void hash_grid_contract(const HashGrid& grid, int64_t n, const T* x, const Entry* table, const T* grad_h,
                         const T* grad_jacobian, T* grad_x) {
   NSR_FORWARD(hash_grid_contract, grid, n, x, table, grad_h, grad_jacobian, grad_x);
 }
@@ -143,9 +143,13 @@ void color_network_bwd(const ColorNetwork<T>& network, int64_t n, int64_t entrie
   NSR_FORWARD_WITH_SCRATCH(color_network_bwd, network, n, entries, points, kept, grad_rgb, gradients);
 }
 
+#define NSR_INSTANTIATE_READING(T, Entry)                                                                  \
+  template void hash_grid_encode<T, Entry>(const HashGrid&, int64_t, const T*, const Entry*, T*, T*);      \
+  template void hash_grid_contract<T, Entry>(const HashGrid&, int64_t, const T*, const Entry*, const T*,  \
+                                             const T*, T*);
+NSR_INSTANTIATE_READING(float, Half)
 #define NSR_INSTANTIATE(T)                                                                                             \
-  template void hash_grid_encode<T>(const HashGrid&, int64_t, const T*, const T*, T*, T*);                             \
-  template void hash_grid_contract<T>(const HashGrid&, int64_t, const T*, const T*, const T*, const T*, T*);           \
+  NSR_INSTANTIATE_READING(T, T)                                                                                        \
   template void hash_grid_scatter<T>(const HashGrid&, int64_t, int64_t, const T*, const T*, const T*, T*);             \
   template void adam_touched<T>(const AdamStep&, int64_t, T*, const T*, T*, T*);                                       \
   template void sphere_trace_start<T>(int64_t, const T*, const T*, double, const bool*, TraceState<T>*, TraceFlags*);  \

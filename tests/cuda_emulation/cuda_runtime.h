@@ -84,6 +84,18 @@ T atomicAdd(T* at, T value) {
   *at = before + value;
   return before;
 }
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline float2 atomicAdd(float2* at, float2 value) { return {atomicAdd(&at->x, value.x), atomicAdd(&at->y, value.y)}; }
+inline float4 atomicAdd(float4* at, float4 value) {
+  return {atomicAdd(&at->x, value.x), atomicAdd(&at->y, value.y), atomicAdd(&at->z, value.z), atomicAdd(&at->w, value.w)};
+}
 template <typename T>
 T atomicMax(T* at, T value) {
   const T before = *at;

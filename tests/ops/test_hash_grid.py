@@ -175,6 +175,43 @@ def test_double_backward_equals_reference(backend, key):
         torch.testing.assert_close(native, reference, rtol=1e-10, atol=1e-10 * reference.abs().max().item())
 
 
+def derivatives(x, table, spec):
+    """Value, J, the first derivatives of both, and the second ones of the value."""
+    x, table = x.detach().requires_grad_(), table.detach().requires_grad_()
+    h = hash_grid(x, table, spec)
+    first = torch.autograd.grad(0.1 * h.square().sum(), [x, table], create_graph=True)
+    second = torch.autograd.grad(1e-3 * (first[0].square().sum() + first[1].float().square().sum()), [x, table])
+    h_too, jacobian = hash_grid_with_jacobian(x, table, spec)
+    of_jacobian = torch.autograd.grad(1e-2 * (h_too * jacobian.sum(-1)).sum(), [x, table])
+    return [h.detach(), jacobian.detach(), *(g.detach() for g in first), *second, *of_jacobian]
+
+
+@pytest.mark.parametrize("name", ["native", "reference"])
+@pytest.mark.parametrize("key", SPECS)
+def test_a_table_of_halves_is_the_table_of_the_same_floats(backend, name, key):
+    """What is read is computed with as floats; what is added up is rounded to halves once, at the end."""
+    x, table = make(SPECS[key], 97, torch.float32)
+    halves = table.detach().half()
+    with backend(name):
+        ours, floats = derivatives(x, halves, SPECS[key]), derivatives(x, halves.float(), SPECS[key])
+    assert [value.dtype for value in ours] == [torch.float32] * 2 + [torch.float32, torch.float16] * 3
+    for value, expected in zip(ours[:3], floats[:3], strict=True):
+        assert torch.equal(value, expected)
+    for value, expected in zip(ours[3:], floats[3:], strict=True):
+        torch.testing.assert_close(value.float(), expected, rtol=2e-3, atol=1e-3 * expected.abs().max().item())
+
+
+def test_every_half_is_read_as_it_is():
+    """All 2^16 of them, subnormal, infinite and NaN too, as features of one vertex."""
+    halves = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.float16)
+    table = torch.zeros(8, 2**16, dtype=torch.float16)
+    table[0] = halves
+    (h,) = hash_grid(torch.full((1, 3), -1.0), table, HashGridSpec(1, 2**16, 1, 1, 3))
+    finite = halves.isfinite()
+    assert torch.equal(h[finite], halves[finite].float())
+    assert not h[~finite].isfinite().any()
+
+
 @pytest.mark.parametrize("key", TINY)
 def test_gradcheck(key):
     spec = TINY[key]
@@ -262,6 +299,7 @@ def test_opcheck(key):
     ops = torch.ops.nsr
     opcheck(ops.hash_grid, op_arguments(x, table, spec))
     opcheck(ops.hash_grid_jac, op_arguments(x, table, spec))
+    opcheck(ops.hash_grid, op_arguments(x.detach().float(), table.detach().half(), spec))
     fixed = op_arguments(x.detach(), table.detach(), spec)
     grad_h, grad_jacobian = (torch.ones_like(t) for t in ops.hash_grid_jac(*fixed))
     opcheck(ops.hash_grid_bwd, (grad_h.clone().requires_grad_(), *op_arguments(x, table, spec), True, True))
@@ -278,8 +316,10 @@ def test_arguments_that_do_not_fit():
         hash_grid(x.flatten(), table, spec)
     with pytest.raises(ValueError, match="table has shape"):
         hash_grid(x, table[:-1], spec)
-    with pytest.raises(ValueError, match="float32"):
+    with pytest.raises(ValueError, match="float32 and float16"):
         hash_grid(x.float(), table, spec)
+    with pytest.raises(ValueError, match="float32 and float16"):
+        hash_grid(x, table.half(), spec)
     with pytest.raises(ValueError, match="active_levels is 9"):
         hash_grid(x, table, spec, active_levels=9)
     with pytest.raises(RuntimeError, match="offsets"):

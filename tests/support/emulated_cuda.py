@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHIM = ROOT / "tests" / "cuda_emulation"
 VARIABLE = "NSR_EMULATED_CUDA"
 # Undefined behaviour ends the process: a misaligned load, say, which a GPU refuses and a CPU does not.
-FLAGS = ["-std=c++20", "-O2", "-fPIC", "-Wno-unknown-pragmas"]
+FLAGS = ["-std=c++20", "-O2", "-fPIC", "-Wno-unknown-pragmas", "-D__CUDA_ARCH__=900"]
 FLAGS += ["-fsanitize=undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all", "-I", str(SHIM)]
 
 

@@ -55,7 +55,7 @@ def _entries(vertex: Tensor, resolution: int, entries: int) -> Tensor:
 
 def hash_grid_jac(x: Tensor, table: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     """h [N, L*F] and J = dh/dx [N, L*F, 3]; arguments: those of a Grid."""
-    grid = Grid(*arguments)
+    grid, table = Grid(*arguments), table.to(x.dtype)
     features = table.shape[1]
     values, jacobians = [], []
     for level, resolution in enumerate(grid.resolutions):
@@ -76,7 +76,7 @@ def hash_grid_jac(x: Tensor, table: Tensor, *arguments: Any) -> tuple[Tensor, Te
 
 def hash_grid(x: Tensor, table: Tensor, *arguments: Any) -> Tensor:
     """h [N, L*F]; arguments: those of a Grid."""
-    grid = Grid(*arguments)
+    grid, table = Grid(*arguments), table.to(x.dtype)
     values = []
     for level, resolution in enumerate(grid.resolutions):
         h = x.new_zeros(x.shape[0], table.shape[1])
