@@ -157,10 +157,10 @@ def without_grad(call: Callable[[], object]) -> Callable[[], Callable[[], object
     return lambda: torch.no_grad()(call)
 
 
-def lookups(points: float, spec: HashGridSpec, levels: int) -> Gathers:
+def lookups(points: float, spec: HashGridSpec, levels: int, number_bytes: int = FLOAT) -> Gathers:
     """Each level's cache lines, in an array no larger than the level."""
     entries = [b - a for a, b in zip(spec.offsets, spec.offsets[1:], strict=False)][:levels]
-    return tuple((points * CORNER_LINES, count * spec.features * FLOAT) for count in entries)
+    return tuple((points * CORNER_LINES, count * spec.features * number_bytes) for count in entries)
 
 
 def grid_flops(points: float, spec: HashGridSpec, levels: int, per_feature: float) -> float:
@@ -176,33 +176,40 @@ def weights(network: SdfNetwork | ColorNetwork) -> tuple[int, int, int, int]:
 
 
 def grid_cases(inputs: Inputs) -> Iterator[Case]:
+    yield from _grid_cases(inputs, inputs.sdf.table, "hash_grid")
+    if inputs.device != "cpu":  # on the CPU halves are for tests: it converts them one by one
+        yield from _grid_cases(inputs, inputs.sdf.table.detach().half().requires_grad_(), "hash_grid of halves")
+
+
+def _grid_cases(inputs: Inputs, entries: Tensor, name: str) -> Iterator[Case]:
     network, x = inputs.sdf, inputs.points
     n, spec, levels = len(x), network.spec, network.active_levels
-    arguments = (x, network.table, spec, levels)
-    c, gathers, table = levels * spec.features, lookups(n, spec, levels), network.table.numel() * FLOAT
+    arguments = (x, entries, spec, levels)
+    c, table = levels * spec.features, entries.numel() * entries.element_size()
+    gathers = lookups(n, spec, levels, entries.element_size())
     corners = n * levels * 8 * spec.features
     yield Case(
-        "hash_grid",
+        name,
         without_grad(lambda: hash_grid(*arguments)),
         Cost(grid_flops(n, spec, levels, INTERPOLATE), n * (3 + c) * FLOAT, gathers),
         n,
     )
     yield Case(
-        "hash_grid_with_jacobian",
+        f"{name}_with_jacobian",
         without_grad(lambda: hash_grid_with_jacobian(*arguments)),
         Cost(grid_flops(n, spec, levels, INTERPOLATE_WITH_SLOPES), n * (3 + 4 * c) * FLOAT, gathers),
         n,
     )
     # To the table, which is written whole: what no point touches is zero.
     yield Case(
-        "hash_grid backward",
-        backward_of(lambda: hash_grid(*arguments), [network.table]),
+        f"{name} backward",
+        backward_of(lambda: hash_grid(*arguments), [entries]),
         Cost(n * levels * LOCATE + corners * SCATTER, n * (3 + c) * FLOAT + table, gathers),
         n,
     )
     yield Case(
-        "hash_grid_with_jacobian backward",
-        backward_of(lambda: hash_grid_with_jacobian(*arguments), [network.table]),
+        f"{name}_with_jacobian backward",
+        backward_of(lambda: hash_grid_with_jacobian(*arguments), [entries]),
         Cost(n * levels * LOCATE + corners * SCATTER_WITH_SLOPES, n * (3 + 4 * c) * FLOAT + table, gathers),
         n,
     )
@@ -210,8 +217,8 @@ def grid_cases(inputs: Inputs) -> Iterator[Case]:
     points = x.clone().requires_grad_()
     flops = grid_flops(n, spec, levels, INTERPOLATE_WITH_SLOPES) + corners * SCATTER_WITH_SLOPES
     yield Case(
-        "hash_grid second order",
-        backward_of(lambda: slope_along(hash_grid(points, *arguments[1:]), points), [network.table]),
+        f"{name} second order",
+        backward_of(lambda: slope_along(hash_grid(points, *arguments[1:]), points), [entries]),
         Cost(flops, n * (3 + 3 + 2 * c) * FLOAT + table, gathers),
         n,
     )

@@ -5,14 +5,15 @@
 Times are medians. The floor is the least time in which the op's operations, bytes and random reads (counted in
 benchmarks/kernel_cases.py) can be done at the peaks that this run measures first (benchmarks/floors.py): a native op at
 100 % "of peak" takes no longer than that. M/s: points, SDF evaluations, pairs, entries or vertices per second, in millions.
-On a GPU also the memory that a call takes at its highest, besides what lay there before, and, where tiny-cuda-nn is installed
-(docs/gpu.md), its time for the ops that it has (benchmarks/tiny_cuda_nn.py).
+MB taken: the memory of a call at its highest, besides what lay there before, and the same for PyTorch.
+On a GPU also, where tiny-cuda-nn is installed (docs/gpu.md), its time for the ops that it has (benchmarks/tiny_cuda_nn.py).
 Backward rows are the backward pass alone. Nothing else should run on the machine meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import sys
@@ -30,11 +31,13 @@ import torch  # noqa: E402
 from floors import Machine, median_time  # noqa: E402
 from kernel_cases import SIZES, Case, Inputs, all_cases  # noqa: E402
 from reconstruction import cpu_name  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from nsr import _ext  # noqa: E402
 from nsr.utils.errors import NsrError  # noqa: E402
 
 HEADER = ("op", "size", "native ms", "PyTorch ms", "ratio", "M/s", "MFLOP", "MB", "k reads", "floor ms", "by", "of peak")
+HEADER += ("MB taken", "PyTorch MB")
 
 
 def main() -> int:
@@ -48,7 +51,7 @@ def main() -> int:
         return error.exit_code
     machine = Machine(args.device, args.quick)
     about = describe(machine)
-    header = HEADER + (("MB taken", "tiny-cuda-nn ms", "ratio to it") if args.device == "cuda" else ())
+    header = HEADER + (("tiny-cuda-nn ms", "ratio to it") if args.device == "cuda" else ())
     print("\n".join(f"{key}: {value}" for key, value in about.items()) + "\n")
     print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
     rows = []
@@ -85,12 +88,11 @@ def arguments() -> argparse.Namespace:
 
 def run(case: Case, size: str, machine: Machine, seconds: float, peer: Callable[[], object] | None) -> dict:
     """Times in seconds; reads: cache lines at random places; peer: the same op of tiny-cuda-nn, where there is one."""
-    times, on_gpu = {}, machine.device == "cuda"
+    times, memory = {}, {}
     for name in ("native", "reference"):
         with _ext.use_backend(name):
             call = case.prepare()
-            if name == "native" and on_gpu:
-                times["memory"] = memory_taken(call)
+            memory[name] = memory_taken(call, machine.device)
             times[name] = median_time(call, machine.device, seconds)
     if peer is not None:
         times["tiny_cuda_nn"] = median_time(peer, machine.device, seconds)
@@ -99,6 +101,7 @@ def run(case: Case, size: str, machine: Machine, seconds: float, peer: Callable[
         "op": case.name,
         "size": size,
         **times,
+        "memory": memory,
         "ratio": times["reference"] / times["native"],
         "items_per_second": case.items / times["native"],
         "flops": case.cost.flops,
@@ -110,8 +113,14 @@ def run(case: Case, size: str, machine: Machine, seconds: float, peer: Callable[
     }
 
 
-def memory_taken(call: Callable[[], object]) -> int:
-    """Bytes on the GPU at the highest point of a call, besides those that are taken before it."""
+def memory_taken(call: Callable[[], object], device: str) -> int:
+    """Bytes of tensors at the highest point of a call, besides those that are taken before it."""
+    if device == "cpu":
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            call()
+        events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+        events.sort(key=lambda event: event.start_ns())
+        return max(itertools.accumulate((event.nbytes() for event in events), initial=0))
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     call()
@@ -123,12 +132,9 @@ def line(row: dict) -> str:
     cells += [f"{row['items_per_second'] / 1e6:.3g}"]
     cells += [f"{row['flops'] / 1e6:.3g}", f"{row['bytes'] / 1e6:.3g}", f"{row['reads'] / 1e3:.3g}"]
     cells += [f"{1e3 * row['floor']:.3g}", row["limit"], f"{100 * row['of_peak']:.0f} %"]
-    if "memory" in row:
-        peer = row.get("tiny_cuda_nn")
-        cells += [
-            f"{row['memory'] / 1e6:.3g}",
-            *(["", ""] if peer is None else [f"{1e3 * peer:.3g}", f"{peer / row['native']:.3g}"]),
-        ]
+    cells += [f"{row['memory'][name] / 1e6:.3g}" for name in ("native", "reference")]
+    if "tiny_cuda_nn" in row:
+        cells += [f"{1e3 * row['tiny_cuda_nn']:.3g}", f"{row['tiny_cuda_nn'] / row['native']:.3g}"]
     return "| " + " | ".join(cells) + " |"
 
 

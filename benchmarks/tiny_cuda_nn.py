@@ -1,4 +1,4 @@
-"""What tiny-cuda-nn (Mueller 2021) has of the ops in benchmarks/kernel_cases.py, at the same sizes, in single precision.
+"""What tiny-cuda-nn (Mueller 2021) has of the ops in benchmarks/kernel_cases.py, at the same sizes, in the precision of each.
 
 Its grid has the same number of levels, features and entries; its resolutions differ by rounding, and all its levels are active.
 """
@@ -18,6 +18,13 @@ def calls(inputs: Inputs) -> dict[str, Callable[[], object]]:
     except (ImportError, OSError) as error:  # the latter for a GPU that it was not built for
         print(f"(no column for tiny-cuda-nn: {error})")
         return {}
+    found = {}
+    for name, dtype in {"hash_grid": torch.float32, "hash_grid of halves": torch.half}.items():
+        found |= {f"{name}{kind}": call for kind, call in _grid_calls(tinycudann, inputs, dtype).items()}
+    return found
+
+
+def _grid_calls(tinycudann, inputs: Inputs, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
     spec = inputs.sdf.spec
     growth = (spec.max_resolution / spec.base_resolution) ** (1 / max(spec.levels - 1, 1))
     grid = tinycudann.Encoding(
@@ -30,7 +37,7 @@ def calls(inputs: Inputs) -> dict[str, Callable[[], object]]:
             "base_resolution": spec.base_resolution,
             "per_level_scale": growth,
         },
-        dtype=torch.float32,
+        dtype=dtype,
     )
     x = (inputs.points / 2 + 0.5).requires_grad_()  # it has the unit cube
     h = grid(x)
@@ -42,7 +49,7 @@ def calls(inputs: Inputs) -> dict[str, Callable[[], object]]:
             return grid(x)
 
     return {
-        "hash_grid": forward,
-        "hash_grid backward": lambda: torch.autograd.grad(h, grid.params, ones, retain_graph=True),
-        "hash_grid second order": lambda: torch.autograd.grad(slope, grid.params, torch.ones_like(slope), retain_graph=True),
+        "": forward,
+        " backward": lambda: torch.autograd.grad(h, grid.params, ones, retain_graph=True),
+        " second order": lambda: torch.autograd.grad(slope, grid.params, torch.ones_like(slope), retain_graph=True),
     }

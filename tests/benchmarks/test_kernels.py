@@ -53,6 +53,12 @@ def test_every_op_has_a_row_of_positive_numbers(finished):
         assert all(math.isfinite(number) and number > 0 for number in numbers), row
         assert row["flops"] > 0 or row["op"] == "visual_hull"  # where only bytes are counted
         assert row["limit"] in ("flops", "bytes", "reads")
+        assert row["memory"]["native"] >= 0
+    memory = {row["op"]: row["memory"] for row in rows}
+    points, features = 64, 4 * 2  # those of kernel_cases.SIZES["quick"]
+    assert memory["hash_grid"]["native"] == points * features * 4  # what it returns
+    assert memory["hash_grid"]["reference"] > memory["hash_grid"]["native"]
+    assert memory["adam_touched_"]["native"] < 1000
 
 
 def test_the_table_has_the_rows_and_says_where_it_was_measured(finished):

@@ -127,6 +127,26 @@ def test_blocks_of_the_largest_size_take_several_tiles(backend, name, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("n", SIZES)
+def test_tables_of_halves(n, device):
+    """As the table of the same floats; the gradients of the table up to their rounding to halves."""
+    need_device(device)
+    torch.manual_seed(0)
+    x, table = to(make_grid(n), device, torch.float32)
+    found = []
+    for entries in (table.detach().half(), table.detach().half().float()):
+        entries.requires_grad_()
+        h = hash_grid(x, entries, SPEC)
+        first = torch.autograd.grad(0.1 * weighted([h]), [x, entries], create_graph=True)
+        second = torch.autograd.grad(1e-3 * first[0].square().sum() + 0.1 * first[1].float().sum(), [x, entries])
+        assert first[1].dtype == second[1].dtype == entries.dtype
+        found.append([value.detach().float() for value in (h, *first, *second)])
+    assert torch.equal(found[0][0], found[1][0])
+    for ours, floats in zip(*found, strict=True):
+        torch.testing.assert_close(ours, floats, rtol=5e-3, atol=2e-3 * (floats.abs().max().item() if floats.numel() else 1.0))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_adam_and_visual_hull(backend, device):
     """Against plain PyTorch on the CPU."""
     need_device(device)
