@@ -125,8 +125,8 @@ def main() -> int:
     print(f"{cpu_name()}, {args.threads} threads, torch {torch.__version__}, {args.scene}\n")
     print(f"Start: {trainer.clock.seconds:.1f} s\n\n| part | s |\n|---|---|")
     for part, seconds in start.items():
-        print(f"| {part} | {seconds:.2f} |")
-    print(f"| all else | {trainer.clock.seconds - sum(start.values()):.2f} |\n")
+        print(f"| {part} | {seconds:.3f} |")
+    print(f"| all else | {trainer.clock.seconds - sum(start.values()):.3f} |\n")
     for stage, middle in stages.items():
         while trainer.clock.step < middle - args.profile:
             trainer.step()

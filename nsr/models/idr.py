@@ -51,8 +51,9 @@ class Padding(NamedTuple):
 class TrainingOutput(NamedTuple):
     """What the losses of a step of N rays need; S of the rays hit the surface inside the mask, and not in free space.
 
-    surface: [N] bool, those S rays; free: [N] bool, the rays that hit it where nothing is; points: [S, 3], the differentiable
-    intersections, as if the cameras were fixed; normal: [S, 3], the SDF's gradient there (not normalised); rgb: [S, 3];
+    surface: [N] bool, those S rays; ray: [S], which they are; free: [N] bool, the rays that hit it where nothing is;
+    points: [S, 3], the differentiable intersections, as if the cameras were fixed; normal: [S, 3], the SDF's gradient there
+    (not normalised); rgb: [S, 3];
     sdf: [N] at the hit, or at the ray's smallest SDF where it misses;
     free_sdf: [F], at those of the volume's points where nothing is;
     gradient: [P, 3] of the SDF at all points of the step (rays, volume, neighbours), for the eikonal term;
@@ -62,6 +63,7 @@ class TrainingOutput(NamedTuple):
     """
 
     surface: Tensor
+    ray: Tensor
     free: Tensor
     points: Tensor
     normal: Tensor
@@ -125,8 +127,12 @@ class IDRModel(nn.Module):
         return trace(self.sdf, rays, options, object_mask)
 
     @torch.no_grad()
-    def render(self, rays: Rays, chunk: int = 65536) -> RenderOutput:
-        """Colour, unit normal and distance of N rays, `chunk` rays at a time."""
+    def render(self, rays: Rays, chunk: int | None = None) -> RenderOutput:
+        """Colour, unit normal and distance of N rays, `chunk` rays at a time (None: what suits the device)."""
+        if chunk is None:
+            # A fused network needs little memory per ray, and a GPU is not filled by fewer.
+            fills_gpu = rays.origins.device.type != "cpu" and self.implicit_network.fused() is not None
+            chunk = 2**20 if fills_gpu else 2**16
         parts = []
         for begin in range(0, rays.origins.shape[0], chunk):
             parts.append(self._render_chunk(rays[begin : begin + chunk]))
@@ -197,18 +203,18 @@ class IDRModel(nn.Module):
         if with_cameras:  # the mask term and the intersection do: add d f(x) = grad f . dx, which is 0 in value
             sdf = sdf + (gradient.detach() * (points - points.detach())).sum(dim=-1)
 
-        index = rows_where(surface, padded)  # index_select with it is several times faster than [] with either
-        directions, normal = rays.directions.index_select(0, index), gradient.index_select(0, index)
+        ray = rows_where(surface, padded)  # index_select with it is several times faster than [] with either
+        directions, normal = rays.directions.index_select(0, ray), gradient.index_select(0, ray)
         crossing = differentiable_intersection(
-            points.index_select(0, index), directions, sdf.index_select(0, index), normal, self.config.min_cosine
+            points.index_select(0, ray), directions, sdf.index_select(0, ray), normal, self.config.min_cosine
         )
         shaded = (
             self.implicit_network(crossing)
             if self.config.reevaluate or with_cameras
-            else field_._replace(gradient=normal, feature=field_.feature.index_select(0, index))
+            else field_._replace(gradient=normal, feature=field_.feature.index_select(0, ray))
         )
         if with_cameras:  # the terms of the shape would see half of a derivative: they take the other cameras as fixed
-            fixed = points.detach().index_select(0, index), directions.detach(), field_.sdf[:n].index_select(0, index)
+            fixed = points.detach().index_select(0, ray), directions.detach(), field_.sdf[:n].index_select(0, ray)
             of_shape = differentiable_intersection(*fixed, normal, self.config.min_cosine), normal
         else:
             of_shape = crossing, shaded.gradient
@@ -219,6 +225,7 @@ class IDRModel(nn.Module):
         centres = rows_where(surface[:m], padded)
         return TrainingOutput(
             surface=surface,
+            ray=ray,
             free=hits.hit & in_free_space,
             points=of_shape[0],
             normal=of_shape[1],

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from nsr.config import check
 from nsr.models.idr import TrainingOutput
-from nsr.models.rows import rows_where
 
 FADING = ("smoothness", "photometric")  # terms whose weights change during a run
 
@@ -166,9 +165,8 @@ def idr_losses(
     mask = torch.where(output.free, 0.0, mask)  # a surface in free space is as wrong as one outside the silhouette
     padding = output.padding
     of_surface, of_empty, of_centres = (None, None, None) if padding is None else padding
-    ray = rows_where(output.surface, padding is not None)
     terms = {
-        "rgb": color_loss(output.rgb, ray, rgb, mask, config, of_surface),
+        "rgb": color_loss(output.rgb, output.ray, rgb, mask, config, of_surface),
         "mask": mask_loss(output.sdf, output.surface, mask, alpha, config.mask_missing_factor),
         "eikonal": eikonal_loss(output.gradient),
     }

@@ -19,7 +19,7 @@ from nsr.utils.errors import CheckpointError, UsageError
 from nsr.utils.hocon import override_tree
 
 # What a continued run may do otherwise than the one it continues: when it ends, and what it writes on the way.
-MAY_CHANGE = ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "max_bad_steps")
+MAY_CHANGE = ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "max_bad_steps", "cuda_graph")
 
 
 def resume_trainer(run: Path, request: RunRequest, scene: Scene, train_views: list[int], holdout_views: list[int]) -> Trainer:

@@ -13,7 +13,6 @@ from nsr.datasets.sampling import PixelBatch
 from nsr.geometry.cameras import level_cameras
 from nsr.geometry.source_views import source_views
 from nsr.models.idr import IDRModel, TrainingOutput
-from nsr.models.rows import rows_where
 from nsr.ops.patch_ncc import patch_images, patch_ncc
 from nsr.training.settings import PhotometricConfig
 from nsr.types import Cameras, Rays, Scene
@@ -52,7 +51,7 @@ class PhotometricTerm:
     def __call__(self, model: IDRModel, batch: PixelBatch, output: TrainingOutput, level: int) -> Tensor:
         """The mean over the compared rays' pairs with the sources that count. level: of the pyramid, beside full size."""
         config = self.config
-        chosen = rows_where(output.surface, output.padding is not None)[: config.rays]
+        chosen = output.ray[: config.rays]
         points, normals = output.points[: config.rays], output.normal[: config.rays]
         view, sources = batch.view[chosen], self.sources[batch.view[chosen]]
         if output.padding is not None:  # rows that do not count have no source to be compared with

@@ -163,12 +163,12 @@ class ViewRendering(NamedTuple):
 
 
 def render_view(
-    model: IDRModel, cameras: Cameras, view: int, scale: float = 1.0, *, samples: int = 2, chunk: int = 2**16
+    model: IDRModel, cameras: Cameras, view: int, scale: float = 1.0, *, samples: int = 2, chunk: int | None = None
 ) -> ViewRendering:
     """What one scene-frame camera sees.
 
     scale: size of the picture relative to the camera's; samples: rays per side of a pixel, whose mean it shows, as one of a
-    photograph shows the mean of its area; chunk: rays rendered at a time.
+    photograph shows the mean of its area; chunk: rays rendered at a time, see IDRModel.render.
     """
     device = model_device(model)
     camera = scale_cameras(cameras[view], scale).to(device)

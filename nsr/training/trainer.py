@@ -20,7 +20,6 @@ from nsr.geometry.voxels import Voxels
 from nsr.models.exposure import AffineExposure
 from nsr.models.idr import IDRModel, TrainingOutput
 from nsr.models.losses import FADING, color_loss, fading_weights, idr_losses
-from nsr.models.rows import rows_where
 from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
 from nsr.training.guards import BadStepGuard, TerminationSignal, is_out_of_memory
 from nsr.training.optimisers import Optimisers
@@ -204,7 +203,7 @@ class Trainer:
                     self.photometric.follow(self.cameras())
             photometric = self.photometric(self.model, batch, output, plan.level)
         if self.exposure is not None:
-            view = batch.view.index_select(0, rows_where(output.surface, self.padded))
+            view = batch.view.index_select(0, output.ray)
             output = output._replace(rgb=self.exposure(output.rgb, view))
         numbers = plan.numbers[:OF_LOSSES]
         alpha, *weights = numbers.float() if isinstance(numbers, Tensor) else numbers

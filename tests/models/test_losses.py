@@ -72,7 +72,9 @@ def test_a_surface_in_free_space_is_pushed_away_though_the_mask_shows_the_object
     sdf = torch.tensor([0.0, 0.0], requires_grad=True)
     nothing = torch.zeros(0, 3)
     neither, free = torch.tensor([[False, False], [True, False]])
-    output = TrainingOutput(neither, free, nothing, nothing, nothing, sdf, sdf[:0], torch.ones(1, 3), nothing, nothing)
+    output = TrainingOutput(
+        neither, neither.nonzero()[:, 0], free, nothing, nothing, nothing, sdf, sdf[:0], torch.ones(1, 3), nothing, nothing
+    )
     terms = idr_losses(output, torch.zeros(2, 3), torch.ones(2), LossConfig(), alpha=50.0, fading=FIRST)
     (grad,) = torch.autograd.grad(terms["mask"], sdf)
     assert grad[0] < 0  # f grows: the surface leaves
@@ -90,6 +92,7 @@ def test_terms_are_weighted_and_some_fade():
     generator = torch.Generator().manual_seed(0)
     output = TrainingOutput(
         surface=torch.tensor([True, False]),
+        ray=torch.tensor([0]),
         free=torch.tensor([False, False]),
         points=torch.zeros(1, 3),
         normal=torch.zeros(1, 3),
@@ -132,7 +135,8 @@ def test_colours_mixed_with_the_background_may_be_left_out():
     photograph = torch.tensor([[0.5, 0.5, 0.4], [1.0, 1, 1], [0.0, 1.0, 0.0], [0.9, 0.1, 0.0]])
     mask = torch.tensor([1.0, 0.0, 0.7, 1.0])
     free = torch.zeros(4, dtype=torch.bool)
-    output = TrainingOutput(surface, free, empty, empty, rgb, torch.zeros(4), torch.zeros(0), torch.ones(1, 3), empty, empty)
+    ray, sdf = surface.nonzero()[:, 0], torch.zeros(4)
+    output = TrainingOutput(surface, ray, free, empty, empty, rgb, sdf, sdf[:0], torch.ones(1, 3), empty, empty)
 
     def colour(least: float) -> float:
         config = LossConfig(rgb_min_mask=least)

@@ -25,7 +25,7 @@ from nsr.types import Cameras, Rays
 
 FLOOR = {1: 5e-6, 2: 2e-5, 3: 2e-5}  # by order: values, first and second derivatives (sums over thousands of points)
 SPEC = HashGridSpec(10, 2, 19, 384, 14, extent=1.2)
-SIZES = [0, 1, 33, 5000]
+SIZES = [0, 1, 33, 300, 5000]  # 300: more than a block of a GPU takes
 
 
 def weighted(outputs, seed=1):

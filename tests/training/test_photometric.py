@@ -54,7 +54,9 @@ def seen(scene, radius: float, rays: int = 400):
     surface = discriminant > 0.02  # nor at grazing angles
     points = camera_rays.at(-b - discriminant.clamp(min=0).sqrt())[surface].requires_grad_()
     empty, zeros = torch.zeros(0, 3), torch.zeros(rays)
-    return batch, TrainingOutput(surface, ~surface, points, points / radius, empty, zeros, zeros[:0], empty, empty, empty)
+    return batch, TrainingOutput(
+        surface, surface.nonzero()[:, 0], ~surface, points, points / radius, empty, zeros, zeros[:0], empty, empty, empty
+    )
 
 
 def test_it_is_least_on_the_true_surface(scene):
@@ -114,7 +116,12 @@ def test_a_source_that_shows_something_else_does_not_count(scene):
     batch, output = seen(scene, RADIUS)
     clean = batch.view % 3 != 0
     of_clean = clean[output.surface]
-    output = output._replace(surface=output.surface & clean, points=output.points[of_clean], normal=output.normal[of_clean])
+    output = output._replace(
+        surface=output.surface & clean,
+        ray=output.ray[of_clean],
+        points=output.points[of_clean],
+        normal=output.normal[of_clean],
+    )
 
     def loss(images: torch.Tensor) -> float:
         term = term_of(dataclasses.replace(scene, images=images), sources=2, best=2, patches=(5,), occlusion=False)
