@@ -8,6 +8,7 @@ each step printed. `--device cpu --quick` goes through the same steps without a 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -182,14 +183,23 @@ def figures(out: Path, outcomes: list[Outcome]) -> dict:
         _, scene, seconds, _ = name.split()
         path = out / f"{scene}_{seconds}s" / "metrics.json"
         metrics = json.loads(path.read_text())
-        keys = ("chamfer_percent", "steps", "train_seconds", "wall_seconds", "psnr", "iou")
-        found["convergence"][path.parent.name] = {key: metrics.get(key) for key in keys}
+        keys = ("chamfer_percent", "steps", "train_seconds", "wall_seconds", "psnr", "iou", "recorded_graphs")
+        found["convergence"][path.parent.name] = {key: metrics.get(key) for key in keys} | {"step_ms": step_times(path.parent)}
     for name in ("kernels", "rendering"):
         path = out / f"{name}.json"
         found[name] = json.loads(path.read_text()) if path.is_file() else None
     log = out / "tests.log"
     summary = re.findall(r"^.*(?:passed|failed|error).* in .*$", log.read_text(), re.MULTILINE) if log.is_file() else []
     return found | {"tests": summary[-1] if summary else None}
+
+
+def step_times(run: Path) -> dict[str, float]:
+    """Milliseconds of a step's parts, as the run's log has them: means over its rows."""
+    with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    parts = [name for name in (rows[0] if rows else {}) if name.startswith("ms_")]
+    timed = {part: [float(row[part]) for row in rows if row[part]] for part in parts}
+    return {part.removeprefix("ms_"): sum(values) / len(values) for part, values in timed.items() if values}
 
 
 def markdown(report: dict) -> str:
@@ -203,6 +213,10 @@ def markdown(report: dict) -> str:
         cells = [f"{row['chamfer_percent']:.3f}", f"{MARKS.get(name.split('_')[0], float('nan')):.3f}", str(row["steps"])]
         cells += [f"{row['train_seconds']:.1f}", f"{row['wall_seconds']:.1f}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for name, row in report["convergence"].items():
+        parts = ", ".join(f"{part} {milliseconds:.3g}" for part, milliseconds in row["step_ms"].items())
+        graphs = f"{row['recorded_graphs']} recorded graphs" if row["recorded_graphs"] else "no recorded graph"
+        lines += ["", f"A step of {name}, in ms: {parts}; {graphs}."]
     if report["rendering"]:
         row = report["rendering"]
         lines += [

@@ -26,6 +26,8 @@ def test_steps_pass_and_their_figures_are_written(tmp_path):
     assert {"hash_grid", "trace_sdf_network"} <= {row["op"] for row in report["kernels"]["rows"]}
     table = (tmp_path / "gpu_check.md").read_text()
     assert "| convergence bust 5 s | passed |" in table
+    assert set(report["convergence"]["bust_5s"]["step_ms"]) == {"draw", "forward", "losses", "backward", "optimisers"}
+    assert "A step of bust_5s, in ms: draw " in table
     assert "a trial of the check itself" in table
 
 
