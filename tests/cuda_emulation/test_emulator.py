@@ -11,7 +11,6 @@ from support.emulated_cuda import ROOT, SHIM, compile_and_link
 PROGRAM = """
 #include <cstdio>
 #include "../../csrc/cuda/launch.cuh"
-extern __shared__ unsigned char nsr_dynamic_shared[];
 __global__ void kernel(float* out) {
   float* const shared = reinterpret_cast<float*>(nsr_dynamic_shared);
   const int i = int(threadIdx.x), next = (i + 1) % int(blockDim.x);
