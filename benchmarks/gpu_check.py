@@ -104,7 +104,7 @@ def steps(args: argparse.Namespace) -> list[Step]:
     sanitizer = shutil.which("compute-sanitizer")
     if gpu and sanitizer:
         for tool in ("racecheck", "memcheck", "synccheck"):
-            few = [*tests, of_devices, "-k", "(exact or tracers) and 33", "-x"]
+            few = [*tests, of_devices, "-k", "(exact or tracers or halves) and 33 or adam", "-x"]
             chosen.append(Step(tool, [sanitizer, "--tool", tool, "--error-exitcode", "9", *few], 100))
     return chosen
 

@@ -176,12 +176,12 @@ def weights(network: SdfNetwork | ColorNetwork) -> tuple[int, int, int, int]:
 
 
 def grid_cases(inputs: Inputs) -> Iterator[Case]:
-    yield from _grid_cases(inputs, inputs.sdf.table, "hash_grid")
+    yield from _grid_cases(inputs, inputs.sdf.table)
     if inputs.device != "cpu":  # on the CPU halves are for tests: it converts them one by one
-        yield from _grid_cases(inputs, inputs.sdf.table.detach().half().requires_grad_(), "hash_grid of halves")
+        yield from _grid_cases(inputs, inputs.sdf.table.detach().half().requires_grad_(), " of halves")
 
 
-def _grid_cases(inputs: Inputs, entries: Tensor, name: str) -> Iterator[Case]:
+def _grid_cases(inputs: Inputs, entries: Tensor, of: str = "") -> Iterator[Case]:
     network, x = inputs.sdf, inputs.points
     n, spec, levels = len(x), network.spec, network.active_levels
     arguments = (x, entries, spec, levels)
@@ -189,26 +189,26 @@ def _grid_cases(inputs: Inputs, entries: Tensor, name: str) -> Iterator[Case]:
     gathers = lookups(n, spec, levels, entries.element_size())
     corners = n * levels * 8 * spec.features
     yield Case(
-        name,
+        f"hash_grid{of}",
         without_grad(lambda: hash_grid(*arguments)),
         Cost(grid_flops(n, spec, levels, INTERPOLATE), n * (3 + c) * FLOAT, gathers),
         n,
     )
     yield Case(
-        f"{name}_with_jacobian",
+        f"hash_grid_with_jacobian{of}",
         without_grad(lambda: hash_grid_with_jacobian(*arguments)),
         Cost(grid_flops(n, spec, levels, INTERPOLATE_WITH_SLOPES), n * (3 + 4 * c) * FLOAT, gathers),
         n,
     )
     # To the table, which is written whole: what no point touches is zero.
     yield Case(
-        f"{name} backward",
+        f"hash_grid backward{of}",
         backward_of(lambda: hash_grid(*arguments), [entries]),
         Cost(n * levels * LOCATE + corners * SCATTER, n * (3 + c) * FLOAT + table, gathers),
         n,
     )
     yield Case(
-        f"{name}_with_jacobian backward",
+        f"hash_grid_with_jacobian backward{of}",
         backward_of(lambda: hash_grid_with_jacobian(*arguments), [entries]),
         Cost(n * levels * LOCATE + corners * SCATTER_WITH_SLOPES, n * (3 + 4 * c) * FLOAT + table, gathers),
         n,
@@ -217,7 +217,7 @@ def _grid_cases(inputs: Inputs, entries: Tensor, name: str) -> Iterator[Case]:
     points = x.clone().requires_grad_()
     flops = grid_flops(n, spec, levels, INTERPOLATE_WITH_SLOPES) + corners * SCATTER_WITH_SLOPES
     yield Case(
-        f"{name} second order",
+        f"hash_grid second order{of}",
         backward_of(lambda: slope_along(hash_grid(points, *arguments[1:]), points), [entries]),
         Cost(flops, n * (3 + 3 + 2 * c) * FLOAT + table, gathers),
         n,

@@ -73,7 +73,7 @@ HEADER = "| part | ms | of the step | floor ms | by | of peak |\n|---|---|---|--
 
 
 @dataclass(frozen=True)
-class StepTimes:
+class TimedSteps:
     """Milliseconds: of a whole step, by the wall clock, and of its ops; small: how many other operations torch ran in it."""
 
     step: float
@@ -178,7 +178,7 @@ def start_times(trainer: Trainer) -> dict[str, float]:
     return {part: times[call] for part, call in START.items() if call in times}
 
 
-def timed(trainer: Trainer, steps: int) -> StepTimes:
+def timed(trainer: Trainer, steps: int) -> TimedSteps:
     """Means over `steps` steps by the wall clock, and as many by the profiler."""
     started = time.perf_counter()
     for _ in range(steps):
@@ -191,7 +191,7 @@ def timed(trainer: Trainer, steps: int) -> StepTimes:
     named = {op: ops[op] for op, _ in PARTS.values() if op in ops}
     small = sum(_is_small(event, named) for event in profiled.events())
     parts = {part: named[op].cpu_time_total / 1e3 / steps for part, (op, _) in PARTS.items() if op in named}
-    return StepTimes(1e3 * seconds / steps, parts, small / steps)
+    return TimedSteps(1e3 * seconds / steps, parts, small / steps)
 
 
 def _is_small(event: FunctionEvent, named: Collection[str]) -> bool:
@@ -209,7 +209,7 @@ def costs(inputs: StepInputs) -> dict[str, Cost]:
     return {**of_cases, "adam_touched_": adam}
 
 
-def lines(times: StepTimes, floors: dict[str, tuple[float, str]]) -> Iterator[str]:
+def lines(times: TimedSteps, floors: dict[str, tuple[float, str]]) -> Iterator[str]:
     """The rows of the table, the last of which is what the parts leave of the step."""
     for part, milliseconds in times.parts.items():
         floor, limit = floors.get(PARTS[part][1], (None, None))

@@ -18,9 +18,12 @@ def calls(inputs: Inputs) -> dict[str, Callable[[], object]]:
     except (ImportError, OSError) as error:  # the latter for a GPU that it was not built for
         print(f"(no column for tiny-cuda-nn: {error})")
         return {}
+    if len(inputs.points) % 256:
+        print(f"(no column for tiny-cuda-nn: it takes multiples of 256 points, not {len(inputs.points)})")
+        return {}
     found = {}
-    for name, dtype in {"hash_grid": torch.float32, "hash_grid of halves": torch.half}.items():
-        found |= {f"{name}{kind}": call for kind, call in _grid_calls(tinycudann, inputs, dtype).items()}
+    for of, dtype in {"": torch.float32, " of halves": torch.half}.items():
+        found |= {f"{name}{of}": call for name, call in _grid_calls(tinycudann, inputs, dtype).items()}
     return found
 
 
@@ -39,17 +42,17 @@ def _grid_calls(tinycudann, inputs: Inputs, dtype: torch.dtype) -> dict[str, Cal
         },
         dtype=dtype,
     )
-    x = (inputs.points / 2 + 0.5).requires_grad_()  # it has the unit cube
-    h = grid(x)
-    ones = torch.ones_like(h)
-    (slope,) = torch.autograd.grad(h, x, ones, create_graph=True)
-
-    def forward() -> object:
-        with torch.no_grad():
-            return grid(x)
-
+    # By its native functions: the module of its Python binding converts the whole table in each call.
+    native, params = grid.native_tcnn_module, grid.params.detach().to(dtype)
+    x = inputs.points / 2 + 0.5  # it has the unit cube
+    to_params, to_x = params.clone().requires_grad_(), x.clone().requires_grad_()  # what it differentiates by
+    kept, h = native.fwd(x, to_params)
+    kept_for_second, _ = native.fwd(to_x, to_params)
+    of_h, of_slope = torch.ones_like(h), torch.ones_like(x)
     return {
-        "": forward,
-        " backward": lambda: torch.autograd.grad(h, grid.params, ones, retain_graph=True),
-        " second order": lambda: torch.autograd.grad(slope, grid.params, torch.ones_like(slope), retain_graph=True),
+        "hash_grid": torch.no_grad()(lambda: native.fwd(x, params)),
+        "hash_grid backward": torch.no_grad()(lambda: native.bwd(kept, x, to_params, h, of_h)),
+        "hash_grid second order": torch.no_grad()(
+            lambda: native.bwd_bwd_input(kept_for_second, to_x, to_params, of_slope, of_h)
+        ),
     }

@@ -80,19 +80,28 @@ def image_pixels(width: int, height: int, device: torch.device | str = "cpu") ->
     return torch.stack([u, v], dim=-1).reshape(-1, 2).float()
 
 
-def pixel_rays(cameras: Cameras, view: Int[Tensor, " N"], pixels: Float[Tensor, "N 2"]) -> Rays:
+def ray_matrices(cameras: Cameras) -> Float[Tensor, "V 3 3"]:
+    """R K^-1: pixel (u, v, 1) to the direction of its ray in the frame of the cameras, not unit. Differentiable."""
+    inverse = torch.linalg.inv_ex(cameras.intrinsics).inverse  # inv has the host wait for a GPU, to see whether it failed
+    return cameras.camera_to_world[:, :3, :3] @ inverse
+
+
+def pixel_rays(
+    cameras: Cameras,
+    view: Int[Tensor, " N"],
+    pixels: Float[Tensor, "N 2"],
+    matrices: Float[Tensor, "V 3 3"] | None = None,
+) -> Rays:
     """The rays through pixels (u, v) of the given views, from the camera centres along unit directions.
 
-    Differentiable with respect to the cameras and the pixels.
+    Differentiable with respect to the cameras and the pixels. matrices: the cameras' ray_matrices, where they are known.
     """
-    # R K^-1 (u, v, 1), with K^-1 of the few views and not of the many rays. index_select and the sum of products are several
-    # times faster here than indexing with [], matmul and normalize are.
-    rotation, centers = cameras.camera_to_world[:, :3, :3], cameras.camera_to_world[:, :3, 3]
-    inverse = torch.linalg.inv_ex(cameras.intrinsics).inverse  # inv has the host wait for a GPU, to see whether it failed
-    matrices = (rotation @ inverse).flatten(1).index_select(0, view).view(-1, 3, 3)
+    matrices = ray_matrices(cameras) if matrices is None else matrices
+    # index_select and the sum of products are several times faster here than indexing with [], matmul and normalize are.
+    matrices = matrices.flatten(1).index_select(0, view).view(-1, 3, 3)
     directions = matrices[..., 0] * pixels[:, :1] + matrices[..., 1] * pixels[:, 1:] + matrices[..., 2]
     directions = directions / directions.square().sum(dim=-1, keepdim=True).sqrt()
-    return Rays(centers.index_select(0, view), directions)
+    return Rays(cameras.camera_to_world[:, :3, 3].index_select(0, view), directions)
 
 
 def project(

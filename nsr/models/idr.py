@@ -130,9 +130,9 @@ class IDRModel(nn.Module):
     def render(self, rays: Rays, chunk: int | None = None) -> RenderOutput:
         """Colour, unit normal and distance of N rays, `chunk` rays at a time (None: what suits the device)."""
         if chunk is None:
-            # A fused network needs little memory per ray, and a GPU is not filled by fewer.
-            fills_gpu = rays.origins.device.type != "cpu" and self.implicit_network.fused() is not None
-            chunk = 2**20 if fills_gpu else 2**16
+            # Fused networks need little memory per ray, and a GPU is not filled by fewer.
+            fused = self.implicit_network.fused() is not None and self.rendering_network.fused() is not None
+            chunk = 2**20 if fused and rays.origins.device.type != "cpu" else 2**16
         parts = []
         for begin in range(0, rays.origins.shape[0], chunk):
             parts.append(self._render_chunk(rays[begin : begin + chunk]))

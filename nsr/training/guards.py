@@ -56,9 +56,13 @@ class BadStepGuard:
         self.in_a_row, self.total = state["in_a_row"], state["total"]
 
 
+class HalfStep(Exception):
+    """Memory ran out while the optimisers were at it."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out: of the GPU, of torch's CPU allocator, or of Python."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError | HalfStep):
         return True
     # The CPU allocator raises a plain RuntimeError; so do CUDA libraries that fail to allocate their workspace.
     texts = ("not enough memory", "can't allocate memory", "out of memory", "_ALLOC_FAILED")

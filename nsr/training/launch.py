@@ -221,8 +221,9 @@ def train(
                 )
                 every = trainer.config.train.preview_steps
                 if every and trainer.clock.step % every == 0:
-                    picture = write_preview(trainer, folder / "plots" / f"step_{trainer.clock.step:06d}.png")
-                    log.image(trainer.clock.step, "preview", picture)
+                    with trainer.untimed():
+                        picture = write_preview(trainer, folder / "plots" / f"step_{trainer.clock.step:06d}.png")
+                        log.image(trainer.clock.step, "preview", picture)
 
             try:
                 trainer.fit(folder, on_step=on_step, signal=signal)

@@ -52,7 +52,7 @@ class TableAdam(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)  # which leaves numbers of steps on the device that they come from
         for parameter, state in self.state.items():
-            state["step"] = state["step"].to(parameter.device)
+            state["step"] = torch.as_tensor(state["step"], dtype=torch.float64, device=parameter.device)
 
 
 class Optimisers:
@@ -136,4 +136,8 @@ class Optimisers:
 
     def load_state_dict(self, state: dict) -> None:
         for name, member in self.members.items():
-            member.load_state_dict(state[name])
+            kept = member.state_dict()["param_groups"]
+            # Which kernels step is for this device to say, not for the one that saved.
+            ours = [{key: group[key] for key in ("fused", "capturable") if key in group} for group in kept]
+            groups = [saved | own for saved, own in zip(state[name]["param_groups"], ours, strict=True)]
+            member.load_state_dict({**state[name], "param_groups": groups})

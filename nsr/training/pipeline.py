@@ -163,7 +163,7 @@ def _results(
         "peak_memory_mb": peak_memory_mb(trainer.device),
         "rays_per_step": trainer.rays,
         "bad_steps": trainer.guard.total,
-        **({"recorded_graphs": trainer.graph.recordings} if trainer.graph.enabled else {}),
+        **({"recorded_graphs": trainer.graph.recordings} if trainer.device.type == "cuda" else {}),
         **({} if continued else {"wall_seconds": until_mesh}),
         **shown_figures,
     }

@@ -17,6 +17,7 @@ from nsr.models.idr import IDRModel
 from nsr.models.losses import eikonal_loss
 from nsr.training.optimisers import Optimisers
 from nsr.training.settings import Config, StartConfig, TrainConfig
+from nsr.training.step_graph import StepNumbers
 from nsr.training.stereo import StereoStart, carve_by_stereo
 from nsr.types import Scene
 from nsr.utils.errors import DataError
@@ -102,10 +103,11 @@ def _teach(
     voxel = 2.0 * extent / (config.resolution - 1)
     shell = (target.abs() < 3.0 * voxel).nonzero() * voxel - extent  # [K, 3]
     rates = replace(train, learning_rate=config.learning_rate, table_learning_rate=config.table_learning_rate)
-    optimisers = Optimisers(model, None, rates)
+    optimisers, numbers = Optimisers(model, None, rates), StepNumbers(device)
     half = config.points // 2
     for step in range(config.steps):
-        optimisers.set_rates(optimisers.rates(0.1 ** (step / config.steps)))
+        faded = optimisers.rates(0.1 ** (step / config.steps))
+        optimisers.set_rates(faded if device.type == "cpu" else numbers.put(faded))
         uniform = extent * (2.0 * torch.rand(half, 3, generator=generator, device=device) - 1.0)
         chosen = torch.randint(shell.shape[0], (config.points - half,), generator=generator, device=device)
         jitter = (2.0 * torch.rand(config.points - half, 3, generator=generator, device=device) - 1.0) * voxel

@@ -1,6 +1,6 @@
 """Steps that the host only asks for: recorded once as a CUDA graph and replayed, fed with numbers and read without a wait.
 
-A small step is some two hundred kernels, which a GPU runs faster than Python launches them. A graph launches them at once.
+A small step is hundreds of kernels, which a GPU runs faster than Python launches them. A graph launches them at once.
 What a graph replays is what was recorded, with the memory and the numbers of then: so all that changes from step to step is in
 tensors that stay where they are, and what cannot be in tensors, as the number of rays, begins a new recording.
 """
@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from nsr.training.guards import is_out_of_memory
+from nsr.training.guards import HalfStep, is_out_of_memory
 
 T = TypeVar("T")
 
@@ -26,6 +26,8 @@ class StepGraph(Generic[T]):
 
     The work may read and write tensors that stay where they are, draw from `generators`, and return tensors, which the next
     run overwrites. It must not wait for the device. Everything of one kind of work (`key`) has the same shapes.
+
+    recordings: how many graphs there have been; failure: why there will be no more, None while there may be.
     """
 
     def __init__(self, device: torch.device, generators: Sequence[torch.Generator], enabled: bool) -> None:
@@ -33,38 +35,59 @@ class StepGraph(Generic[T]):
         self.generators = tuple(generators)
         self.enabled = enabled
         self.recordings = 0
+        self.failure: str | None = None
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._key: Hashable = None
-        self._graph = None
+        self._too_large: Hashable = None
+        self._graph: torch.cuda.CUDAGraph | None = None
         self._result: T | None = None
 
     def run(self, key: Hashable, work: Callable[[], T]) -> T:
         """The first time for a key as it is, the second time recording it, and then from the record.
 
-        A recording that fails for another reason than memory is the last one: training goes on without, after one warning.
+        Work that there is no memory to record runs as it is. A recording that fails for another reason is the last one:
+        everything runs as it is from then on, after one warning.
         """
         if not self.enabled or key != self._key:
             # As it is: what libraries allocate and choose on first use, and optimisers' states, do not belong into a graph.
             self._key, self._result = key, None
             return work()
+        if self._result is None and key != self._too_large:
+            self._try_to_record(key, work)
         if self._result is None:
-            try:
-                self._graph, self._result = self._record(work)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    self.forget()
-                    raise
-                self.enabled = False
-                why = f"nsr: the training step could not be recorded as a CUDA graph and runs without, slower: {error}"
-                warnings.warn(why, stacklevel=2)
-                return work()
-            self.recordings += 1
+            return work()
         self._graph.replay()
         return self._result
 
-    def forget(self) -> None:
-        """Begin anew: the tensors that were recorded are not those of the next step."""
+    def _try_to_record(self, key: Hashable, work: Callable[[], T]) -> None:
+        states = [generator.get_state() for generator in self.generators]
+        try:
+            self._graph, self._result = self._record(work)
+        except (MemoryError, RuntimeError, HalfStep) as error:
+            self.release()
+            self._key, out_of_memory, why = key, is_out_of_memory(error), str(error)
+        else:
+            self.recordings += 1
+            return
+        # Recording has changed nothing but, where it broke off, the generators: they may still believe that it goes on.
+        for generator, state in zip(self.generators, states, strict=True):
+            fresh = torch.Generator(generator.device)
+            fresh.set_state(state)
+            generator.graphsafe_set_state(fresh)
+        if out_of_memory:
+            self._too_large = key
+            return
+        self.enabled, self.failure = False, why
+        told = f"nsr: the training step could not be recorded as a CUDA graph and runs without, slower: {why}"
+        warnings.warn(told, stacklevel=2)
+
+    def release(self) -> bool:
+        """Give back the memory of the graph, whose tensors are not those of the next step. Whether there was one."""
+        had = self._graph is not None
         self._key, self._graph, self._result = None, None, None
+        if had and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return had
 
     @contextmanager
     def stream(self) -> Iterator[None]:
@@ -77,9 +100,11 @@ class StepGraph(Generic[T]):
             return
         outside = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(outside)
-        with torch.cuda.stream(self._stream):
-            yield
-        outside.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            outside.wait_stream(self._stream)
 
     def _record(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
         """A graph of the work, which recording does not run, and what its replays write their results to."""

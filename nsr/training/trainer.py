@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,14 +15,14 @@ from torch import Tensor
 
 from nsr.config import to_tree
 from nsr.datasets.sampling import PixelBatch, PixelSampler
-from nsr.geometry.cameras import pixel_rays
+from nsr.geometry.cameras import pixel_rays, ray_matrices
 from nsr.geometry.poses import TrainableCameras
 from nsr.geometry.voxels import Voxels
 from nsr.models.exposure import AffineExposure
 from nsr.models.idr import IDRModel, TrainingOutput
 from nsr.models.losses import FADING, color_loss, fading_weights, idr_losses
 from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
-from nsr.training.guards import BadStepGuard, TerminationSignal, is_out_of_memory
+from nsr.training.guards import BadStepGuard, HalfStep, TerminationSignal, is_out_of_memory
 from nsr.training.optimisers import Optimisers
 from nsr.training.photometric import PhotometricTerm
 from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape_rate_factor, show_detail, stage
@@ -57,10 +58,6 @@ class StepResult(NamedTuple):
     rays: int
 
 
-class HalfStep(Exception):
-    """Memory ran out while the optimisers were at it."""
-
-
 class Trainer:
     """One run over one scene. `scene` holds the training views only, on the device to train on."""
 
@@ -69,6 +66,7 @@ class Trainer:
         self.config, self.scene, self.seed = config, scene, seed
         self.meta = meta or {}  # what the run folder's readers need beside the state: data folder, views, world frame
         self.device = scene.images.device
+        self.ray_matrices = ray_matrices(scene.cameras)  # of fixed cameras
         self.padded = self.device.type != "cpu"  # shapes that depend on values would make the host wait for the GPU
         self.model = IDRModel.build(config.model, seed).to(self.device)
         self.poses = TrainableCameras(scene.cameras).to(self.device) if train_cameras else None
@@ -110,7 +108,7 @@ class Trainer:
         Raises RetriableError when memory runs out: at the smallest batch after saving in `folder`, and without saving
         between the steps of two optimisers, which nobody can take back.
         """
-        timed = self.clock.step % TIMED_EVERY == 0
+        timed = (self.clock.step + 1) % TIMED_EVERY == 0
         with self.graph.stream():
             result = self._within_memory(folder)
             come = self.readback(result.names, result.values, wait=timed)
@@ -143,6 +141,8 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
                 self.optimisers.zero_grad()
+                if self.graph.release():
+                    continue
                 if self.rays // 2 < MIN_RAYS:
                     self._save_and_stop(folder, f"out of memory with {self.rays} rays per step")
                 self.rays //= 2
@@ -163,8 +163,8 @@ class Trainer:
         return StepPlan(colors_only, level, self.numbers.put(numbers) if self.padded else numbers)
 
     def _work(self, plan: StepPlan) -> StepResult:
-        """All that the device does in a step. It can be recorded: from one step to the next, nothing in here depends on the
-        host but by the tensor plan.numbers and the states of the generators."""
+        """All that the device does in a step. It can be recorded: from one step to the next of the same kind (the key above),
+        nothing in here depends on the host but by the tensor plan.numbers and the states of the generators."""
         self.times.begin()
         result = self._gradients(plan)
         try:
@@ -247,7 +247,7 @@ class Trainer:
 
     def _rays(self, view: Tensor, pixels: Tensor) -> Rays:
         if self.poses is None:
-            return pixel_rays(self.scene.cameras, view, pixels)
+            return pixel_rays(self.scene.cameras, view, pixels, self.ray_matrices)
         # Only the rows of the views drawn enter the graph, so the embedding's gradient stays sparse.
         drawn, position = view.unique(return_inverse=True)
         cameras = replace(self.scene.cameras[drawn], camera_to_world=self.poses(drawn))
@@ -264,7 +264,8 @@ class Trainer:
     ) -> None:
         """Start, unless that has been done, and train to the end of the schedule, with checkpoints in `folder`.
 
-        on_step is called after every step with the losses; its time is not counted as training time.
+        on_step is called after every step with the losses. A GPU is at the next step meanwhile, so its time counts as training
+        time but for what it does in untimed().
         Raises RetriableError, after saving where step says so, when a signal asks to stop or memory runs out;
         TrainingError when the losses stay non-finite.
         """
@@ -276,9 +277,7 @@ class Trainer:
         while not self.clock.finished:
             losses = self.step(folder)
             if on_step is not None:
-                self.clock.pause()
                 on_step(self, losses)
-                self.clock.start()
             if signal is not None and signal.requested:
                 self._save_and_stop(folder, f"stopped by {signal.name}")
             if folder is not None and time.monotonic() - saved > self.config.train.checkpoint_seconds:
@@ -311,12 +310,22 @@ class Trainer:
         self.clock.pause()
         self.started = True
 
+    @contextmanager
+    def untimed(self) -> Iterator[None]:
+        """What runs in here, as a picture of the model, is not training time."""
+        self._wait()
+        self.clock.pause()
+        yield
+        self._wait()
+        self.clock.start()
+
     def _wait(self) -> None:
         """For a GPU to be done with what it was given: its time is counted where it was asked for."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def _save_and_stop(self, folder: Path | None, why: str) -> None:
+        self._wait()
         self.clock.pause()
         if folder is not None:
             self.save(folder)
@@ -387,5 +396,5 @@ class Trainer:
         if state["free_space"] is not None:
             self.free_space = Voxels(state["free_space"].to(self.device), self.model.bounding_radius)
         self.rays, self.rays_seen = state["rays"], state["rays_seen"]
-        self.graph.forget()
+        self.graph.release()
         self.started = True

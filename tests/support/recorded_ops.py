@@ -68,9 +68,6 @@ class RecordedOps(TorchDispatchMode):
             if new.is_contiguous() and new.data_ptr() != self._made[key].data_ptr():
                 self._made[key].detach().copy_(new)
 
-    def pool(self) -> None:
-        """Of the memory of a CUDA graph."""
-
 
 def _tensors(value) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]

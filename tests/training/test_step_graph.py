@@ -1,6 +1,7 @@
 """Recorded steps: that a replay is the step that would have been taken, whatever changes from one step to the next."""
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from support.recorded_ops import RecordedOps, record_ops
 from support.tiny_run import HEIGHT, VIEWS, WIDTH, tiny_config
 from support.two_balls import cameras_around
 
+from nsr.training.guards import HalfStep
 from nsr.training.step_graph import Readback, StepGraph, StepNumbers
 from nsr.training.step_times import PARTS, StepTimes
 from nsr.training.trainer import TIMED_EVERY, Trainer
+from nsr.utils.errors import RetriableError
 
 CPU = torch.device("cpu")
 STEPS = 24
@@ -95,17 +98,17 @@ def test_a_bad_step_in_a_replay_changes_nothing(monkeypatch):
     for _ in range(3):
         trainer.step()
     assert trainer.graph.recordings == 1
-    pixels = trainer.sampler._mask  # a step that compares with NaN: the recorded tensors are read anew
-    before, trainer.scene.cameras.intrinsics[:] = trainer.scene.cameras.intrinsics.clone(), math.nan
+    matrices = trainer.ray_matrices  # what is recorded reads them anew
+    before = matrices.clone()
+    matrices[:] = math.nan
     parameters = state(trainer)
     trainer.step()
     assert trainer.guard.total == 1
     assert all(torch.equal(value, parameters[name]) for name, value in state(trainer).items())
-    trainer.scene.cameras.intrinsics[:] = before
+    matrices[:] = before
     trainer.step()
     assert trainer.guard.total == 1
     assert not all(torch.equal(value, parameters[name]) for name, value in state(trainer).items())
-    assert pixels is trainer.sampler._mask
 
 
 def test_each_kind_of_work_is_recorded_when_it_comes_again(monkeypatch):
@@ -135,20 +138,99 @@ def test_a_recording_that_fails_is_told_once_and_training_goes_on():
         assert [graph.run("a", lambda: 1) for _ in range(4)] == [1] * 4
     assert len(told) == 1
     assert graph.recordings == 0
+    assert graph.failure == "operation not permitted when stream is capturing"
 
 
-def test_no_memory_to_record_with_is_for_the_trainer_to_handle():
-    graph = StepGraph(CPU, [], True)
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), HalfStep()])
+def test_work_that_there_is_no_memory_to_record_runs_as_it_is(error, recwarn):
+    """Also where memory ran out in the optimisers: recording has changed nothing."""
+    graph, tried = StepGraph(CPU, [], True), []
 
     def fail(work):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        tried.append(None)
+        raise error
 
     graph._record = fail
-    graph.run("a", lambda: 1)
-    with pytest.raises(torch.OutOfMemoryError):
-        graph.run("a", lambda: 1)
+    assert [graph.run("a", lambda: 1) for _ in range(4)] == [1] * 4
+    assert len(tried) == 1
+    graph._record = record_ops
+    for _ in range(3):
+        assert graph.run("b", lambda: torch.ones(()) + 1.0) == 2.0
+    assert graph.recordings == 1
     assert graph.enabled
-    assert graph.run("a", lambda: 2) == 2
+    assert not recwarn.list
+
+
+def test_before_rays_are_given_up_the_graph_is(monkeypatch):
+    trainer = make_trainer()
+    monkeypatch.setattr(trainer.graph, "_record", record_ops)
+    trainer.graph.enabled = True
+    for _ in range(3):
+        trainer.step()
+    rays, failures = trainer.rays, [MemoryError(), MemoryError()]
+    run = trainer.graph.run
+
+    def run_within(key, work):
+        if failures:
+            raise failures.pop()
+        return run(key, work)
+
+    monkeypatch.setattr(trainer.graph, "run", run_within)
+    failures.pop()
+    trainer.step()
+    assert trainer.rays == rays  # without the graph there was memory enough
+    failures.append(MemoryError())
+    trainer.graph.release()
+    with pytest.raises(RetriableError, match=f"out of memory with {rays} rays"):  # as few as there may be
+        trainer.step()
+
+
+class FakeGraph:
+    """What is called of a CUDA graph, in order."""
+
+    calls: ClassVar[list] = []
+
+    def __getattr__(self, name):
+        return lambda *arguments, **options: self.calls.append((name, *arguments, *options.values()))
+
+    def pool(self):
+        return f"pool of {id(self)}"
+
+
+def test_how_a_graph_is_recorded(monkeypatch):
+    """The generators are registered before, the memory of the graph before is taken over, and every beginning has its end."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    calls = FakeGraph.calls
+    calls.clear()
+
+    class Generator(torch.Generator):
+        def graphsafe_set_state(self, _):
+            calls.append("freed")
+
+    generator = Generator()
+    graph = StepGraph(CPU, [generator], True)
+    for _ in range(3):
+        graph.run("a", lambda: calls.append("work") or 1)
+    begin = ("capture_begin", None, "thread_local")
+    recorded = [("register_generator_state", generator), begin, "work", ("capture_end",)]
+    assert calls == ["work", *recorded, ("replay",), ("replay",)]
+    before = graph._graph
+    calls.clear()
+    for _ in range(2):
+        graph.run("b", lambda: calls.append("work") or 1)
+    assert calls[2] == ("capture_begin", before.pool(), "thread_local")
+    calls.clear()
+
+    def work(fails):
+        calls.append("work")
+        if fails:
+            raise RuntimeError("not permitted")
+
+    graph.run("c", lambda: work(False))
+    with pytest.warns(UserWarning, match="not permitted"), pytest.raises(RuntimeError):
+        graph.run("c", lambda: work(True))  # which fails again as it is
+    assert calls[-4:] == ["work", ("capture_end",), "freed", "work"]
+    assert not graph.enabled
 
 
 def test_numbers_stay_where_they_are():
@@ -209,6 +291,8 @@ def test_a_gpu_replays_its_steps(options):
             trainer.step()
         come = trainer.readback.come()
         found.append(come[-1] if come else trainer.losses)
+        torch.cuda.synchronize()
+        trainer.times.read()
         assert trainer.graph.enabled == (recorded == "true")
         assert (trainer.graph.recordings >= 3) == (recorded == "true")
         assert trainer.guard.total == 0
@@ -226,3 +310,70 @@ def test_losses_of_a_gpu_come_one_step_late():
     assert readback(names, values[2]) == [{"a": 1.0}]
     assert readback(names, values[3], wait=True) == [{"a": 2.0}, {"a": 3.0}]
     assert TIMED_EVERY > 1
+
+
+@pytest.mark.gpu
+def test_a_refused_recording_does_not_end_training_on_a_gpu():
+    need_device("cuda")
+    device = torch.device("cuda")
+    generator = torch.Generator(device).manual_seed(0)
+    graph, drawn = StepGraph(device, [generator], True), []
+
+    def work():
+        value = torch.rand(3, generator=generator, device=device)
+        drawn.append(value.sum().item())  # nobody may wait while a graph is recorded
+        return value
+
+    with graph.stream():
+        graph.run("a", work)
+        with pytest.warns(UserWarning, match="runs without"):
+            graph.run("a", work)
+        graph.run("a", work)
+    again = torch.Generator(device).manual_seed(0)
+    assert drawn == [torch.rand(3, generator=again, device=device).sum().item() for _ in range(3)]
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.gpu
+def test_draws_of_a_gpu_go_on_where_a_checkpoint_was_taken_between_replays():
+    need_device("cuda")
+    device = torch.device("cuda")
+    generator = torch.Generator(device).manual_seed(0)
+    graph = StepGraph(device, [generator], True)
+
+    def draw():
+        with graph.stream():
+            return graph.run("a", lambda: torch.rand(3, generator=generator, device=device)).tolist()
+
+    drawn = [draw() for _ in range(5)]
+    again = torch.Generator(device)
+    again.set_state(generator.get_state().cpu())
+    assert torch.rand(3, generator=again, device=device).tolist() == draw()
+    again.manual_seed(0)
+    assert drawn == [torch.rand(3, generator=again, device=device).tolist() for _ in range(5)]
+
+
+@pytest.mark.gpu
+def test_a_bad_step_and_a_picture_between_replays_on_a_gpu():
+    need_device("cuda")
+    scene = photographs(cameras_around(VIEWS, WIDTH, HEIGHT), PaintedBall()).to("cuda")
+    trainer = Trainer(tiny_config("train.nepoch=10", "train.budget=0"), scene)
+    trainer.start()
+    for _ in range(4):
+        trainer.step()
+    assert trainer.graph.recordings == 1
+    before = trainer.ray_matrices.clone()
+    trainer.ray_matrices[:] = math.nan
+    trainer._take_note(trainer.readback.come())
+    parameters = state(trainer)
+    trainer.step()
+    trainer._take_note(trainer.readback.come())
+    assert trainer.guard.total == 1
+    assert all(torch.equal(value, parameters[name]) for name, value in state(trainer).items())
+    trainer.ray_matrices[:] = before
+    with trainer.untimed():
+        trainer.model.render(trainer._rays(torch.zeros(50, dtype=torch.long, device="cuda"), torch.rand(50, 2, device="cuda")))
+    trainer.step()
+    trainer._take_note(trainer.readback.come())
+    assert trainer.guard.total == 1
+    assert math.isfinite(trainer.losses["loss"])

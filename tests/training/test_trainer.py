@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 
 import numpy as np
 import pytest
@@ -224,6 +225,37 @@ def test_out_of_memory_in_the_optimisers_does_not_step_twice(tmp_path, monkeypat
     assert len(calls) == 1
     assert not any(tmp_path.iterdir())
     assert trainer.clock.step == 0
+
+
+def test_optimisers_of_older_checkpoints_are_read():
+    """They counted a table's steps in Python, and said which kernels step."""
+    trainer, other = (Trainer(small_config(), sphere_scene()) for _ in range(2))
+    for _ in range(3):
+        trainer.step()
+    saved = trainer.optimisers.state_dict()
+    for of_parameter in saved["tables"]["state"].values():
+        of_parameter["step"] = int(of_parameter["step"])
+    saved["networks"]["param_groups"][0] |= {"fused": None, "capturable": True}
+    other.optimisers.load_state_dict(saved)
+    for table in other.optimisers.members["tables"].state.values():
+        assert table["step"].dtype == torch.float64
+        assert table["step"] == 3
+    group = other.optimisers.members["networks"].param_groups[0]
+    assert (group["fused"], group["capturable"]) == (True, False)
+    other.step()
+
+
+def test_pictures_during_training_are_not_training_time():
+    trainer, took = Trainer(small_config(nepoch=1), sphere_scene()), 0.3
+
+    def look(trainer, _):
+        with trainer.untimed():
+            time.sleep(took)
+
+    began = time.perf_counter()
+    trainer.fit(on_step=look)
+    passed = time.perf_counter() - began
+    assert trainer.clock.seconds <= passed - took * trainer.clock.step
 
 
 def test_what_stereo_saw_as_free_survives_a_checkpoint(tmp_path):
