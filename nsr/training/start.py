@@ -24,6 +24,8 @@ from nsr.utils.errors import DataError
 
 CLEARANCE = 2  # voxels around what is left that masks and depths may have taken away wrongly
 THIN = 2  # voxels from the surface within which a part that is nowhere deeper counts as thin
+FULL = 15.0  # seconds of budget on a CPU from which the start is made as well as it can be
+HURRIED = 0.3  # share of its rays and steps that it has at least
 SEEN_NORMAL = 0.05  # weight of the normals that stereo has seen, beside distances in scene units
 
 
@@ -37,6 +39,14 @@ def trusted(scene: Scene, config: Config) -> tuple[Scene, Tensor | None]:
     return mended(scene, config.start.max_misses, config.start.resolution, config.model.ray_tracer.radius)
 
 
+def share_of_start(budget: float, device: torch.device) -> float:
+    """How many of the full start's rays and steps there are: a short budget must leave time for training.
+
+    budget: seconds, 0 for none. On a GPU the full start takes a fraction of any.
+    """
+    return 1.0 if budget == 0 or device.type != "cpu" else min(max(budget / FULL, HURRIED), 1.0)
+
+
 def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: torch.Generator) -> Voxels:
     """Fit the model's SDF to the visual hull of the scene's masks, in the cube around its bounding sphere.
 
@@ -44,6 +54,7 @@ def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: to
     Raises DataError when the masks and cameras have no common volume: then one of them is wrong.
     """
     start, radius = config.start, model.bounding_radius
+    share = share_of_start(config.train.budget, scene.masks.device)
     occupancy = carve(scene.masks, scene.cameras, start.resolution, radius)
     # Few views see the corners of the cube, so they may survive the carving; the object lies in the ball.
     axis = grid_axis(start.resolution, radius, occupancy.device)
@@ -58,8 +69,9 @@ def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: to
     hull = Voxels(occupancy, radius)
     stereo = StereoStart.blind(hull)
     if start.type == "stereo":
-        stereo = carve_by_stereo(hull, scene, config.photometric, generator)
+        stereo = carve_by_stereo(hull, scene, config.photometric, generator, share=share)
     target = torch.maximum(exact_hull(hull, scene), carved_distance(hull, stereo.surface))
+    start = replace(start, steps=max(round(start.steps * share), 1))
     _teach(model, target, stereo, start, config.train, generator)
     empty = ~hull.occupied | stereo.seen_through.occupied
     return Voxels(empty & ~stereo.surface.grown(CLEARANCE).occupied, radius)

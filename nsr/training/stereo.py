@@ -64,13 +64,17 @@ class StereoStart:
 
 
 @torch.no_grad()
-def carve_by_stereo(hull: Voxels, scene: Scene, config: PhotometricConfig, generator: torch.Generator) -> StereoStart:
+def carve_by_stereo(
+    hull: Voxels, scene: Scene, config: PhotometricConfig, generator: torch.Generator, *, share: float = 1.0
+) -> StereoStart:
     """The visual hull (see nsr.geometry.visual_hull.carve) without what the photographs see through and what that cut off.
+
+    share: of RAYS, in 0..1; the time it takes goes with that.
 
     Patches are compared as the photometric term compares them: config gives sources, min_angle, best, patches, contrast and
     min_std.
     """
-    sweep = PlaneSweep(scene, config, hull)
+    sweep = PlaneSweep(scene, config, hull, rays=round(RAYS * share))
     tried, scores = sweep.scores()
     planes = PatchMatch(sweep, tried.gather(1, scores.argmax(dim=1, keepdim=True))[:, 0], generator)
     planes.refine()

@@ -214,6 +214,14 @@ def test_large_photographs_are_compared_at_a_smaller_size(scene):
     assert error.median() < 0.5 * sweep.hull.size
 
 
+def test_a_share_of_the_rays_sees_less_of_the_same(scene):
+    hull = ball(0.85)
+    start, hurried = carve(hull, scene), carve_by_stereo(hull, scene, CONFIG, torch.Generator().manual_seed(0), share=0.25)
+    assert 0.1 < len(hurried.points) / len(start.points) < 0.5
+    error = (hurried.points.norm(dim=-1) - RADIUS).abs()
+    assert error.median() < 0.5 * 2 * EXTENT / (RESOLUTION - 1)
+
+
 def test_photographs_without_texture_leave_the_hull(scene):
     blank = dataclasses.replace(scene, images=torch.full_like(scene.images, 128))
     hull = ball(0.7)
