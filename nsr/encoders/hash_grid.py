@@ -55,6 +55,12 @@ class HashGridConfig:
         return HashGridEncoder(self)
 
 
+def visible_levels(fraction: float, start: int, levels: int) -> int:
+    """How many levels show at this fraction of the way from `start` levels to all of them."""
+    added = math.floor(fraction * (levels - start + 1))
+    return min(start + max(added, 0), levels)
+
+
 class HashGridEncoder(Encoder):
     """x [N, 3] -> [N, 3 + levels * features]: x, then the interpolated features of each level."""
 
@@ -68,8 +74,7 @@ class HashGridEncoder(Encoder):
         self.table = nn.Parameter((2.0 * table - 1.0) * config.init_scale)
 
     def set_progress(self, fraction: float) -> None:
-        added = math.floor(fraction * (self.spec.levels - self.start_levels + 1))
-        self.active_levels = min(self.start_levels + max(added, 0), self.spec.levels)
+        self.active_levels = visible_levels(fraction, self.start_levels, self.spec.levels)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, hash_grid(x, self.table, self.spec, self.active_levels)], dim=1)

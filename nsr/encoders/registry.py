@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nsr.config import Variant
 from nsr.encoders.base import Encoder
+from nsr.encoders.filter_bank import FilterBankConfig, ModulatedFilterBankConfig
 from nsr.encoders.fourier import FourierConfig
 from nsr.encoders.hash_grid import HashGridConfig
 from nsr.encoders.positional import PositionalConfig
@@ -13,6 +14,8 @@ POINT_ENCODERS: dict[str, type] = {
     "vanilla": PositionalConfig,
     "fourier": FourierConfig,
     "hashgrid": HashGridConfig,
+    "nffb": FilterBankConfig,
+    "stylemod_nffb": ModulatedFilterBankConfig,
 }
 # Everything that encodes a point encodes a unit direction too; spherical harmonics make sense on the sphere only.
 VIEW_ENCODERS: dict[str, type] = {**POINT_ENCODERS, "sh": SphericalHarmonicsConfig}

@@ -7,11 +7,14 @@ import torch
 
 from nsr.config import Variant
 from nsr.encoders import POINT_ENCODERS, VIEW_ENCODERS, build_encoder
+from nsr.encoders.filter_bank import FilterBankConfig, ModulatedFilterBankConfig
 from nsr.encoders.fourier import FourierConfig
 from nsr.encoders.hash_grid import HashGridConfig
 from nsr.encoders.positional import PositionalConfig
 from nsr.encoders.spherical_harmonics import SphericalHarmonicsConfig
 
+SMALL_BANK = {"levels": 3, "base_resolution": 2, "max_resolution": 5, "log2_table_size": 6, "width": 4, "init_scale": 0.3}
+SMALL_BANK |= {"omega": 3.0, "head_omega": 2.0, "sigma": 0.4}
 CONFIGS = [
     PositionalConfig(frequencies=0),
     PositionalConfig(frequencies=4),
@@ -23,6 +26,10 @@ CONFIGS = [
     HashGridConfig(
         levels=2, base_resolution=3, max_resolution=5, log2_table_size=7, init_scale=0.5, interpolation="smoothstep"
     ),
+    FilterBankConfig(**SMALL_BANK),
+    FilterBankConfig(**SMALL_BANK, head="sum", extent=1.2),
+    ModulatedFilterBankConfig(**SMALL_BANK),
+    ModulatedFilterBankConfig(**SMALL_BANK, head="sum", interpolation="smoothstep"),
 ]
 
 

@@ -1,0 +1,227 @@
+"""Neural Fourier Filter Bank (Wu, Jin and Yi 2023, arXiv 2212.01735), as in the paper and with style modulation.
+
+Each level of a multi-resolution grid has a place in space and a band of frequencies: its features F_l(x) pass through sines
+whose frequencies grow from level to level, gamma_l = sin(2 pi F_l B_l), and enter a chain of sine layers (Sitzmann et al. 2020)
+there, so that higher frequencies are composed of lower ones. What the chain has after a level is that level's tap.
+
+    h_0 = sin(omega (W_0 x + b_0));   filter bank:  h_l = sin(omega (W_l h_{l-1} + b_l)) + gamma_l
+                                      modulated:    h_l = sin(omega (W_l(gamma_l) h_{l-1} + b_l))
+
+Modulated, the Fourier features say how much of each input a layer takes, and its weights are brought back to the length that
+they had (StyleGAN2, Karras et al. 2020, eq. 1 and 3: omega keeps its meaning); an attention over the levels then weighs what
+each level contributes at a point. Nothing here depends on which other points are in a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsr.encoders.base import Encoder, VectorJacobian
+from nsr.encoders.hash_grid import visible_levels
+from nsr.ops.hash_grid import HashGridSpec, hash_grid_with_jacobian
+
+_TINY = 1e-8  # beside squared lengths of weights
+
+
+@dataclass(frozen=True)
+class FilterBankConfig:
+    """levels, features, base_resolution, max_resolution, log2_table_size, interpolation, extent, start_levels, init_scale and
+    seed: of the grid, as HashGridConfig's. A level that is not shown is left out with its layer.
+
+    width: neurons of each sine layer. omega: their frequency (SIREN's omega_0), head_omega: of those of the sum head.
+    sigma: standard deviation of the first level's frequencies B_1, in periods per unit of a grid feature; each further level
+    has sigma_growth times that of the one before.
+    head: concatenate = the taps of all levels beside each other (the paper's for surfaces); sum = a sine layer on every tap,
+    and their sum, `width` channels (for images and radiance).
+    """
+
+    levels: int = 6
+    features: int = 2
+    base_resolution: int = 8
+    max_resolution: int = 128
+    log2_table_size: int = 17
+    interpolation: Literal["linear", "smoothstep"] = "linear"
+    extent: float = 1.0
+    start_levels: int = 0
+    init_scale: float = 1e-2
+    seed: int = 0
+    width: int = 64
+    omega: float = 30.0
+    head_omega: float = 30.0
+    sigma: float = 5.0
+    sigma_growth: float = 1.2
+    head: Literal["concatenate", "sum"] = "concatenate"
+
+    def __post_init__(self) -> None:
+        self.spec()  # raises ValueError for impossible grids
+        if not 0 <= self.start_levels <= self.levels:
+            raise ValueError(f"start_levels must be in 0..levels = {self.levels}, got {self.start_levels}")
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
+        for name in ("omega", "head_omega", "sigma", "sigma_growth"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
+
+    def spec(self) -> HashGridSpec:
+        return HashGridSpec(
+            levels=self.levels,
+            features=self.features,
+            base_resolution=self.base_resolution,
+            max_resolution=self.max_resolution,
+            log2_table_size=self.log2_table_size,
+            interpolation=self.interpolation,
+            extent=self.extent,
+        )
+
+    def build(self) -> FilterBankEncoder:
+        return FilterBankEncoder(self)
+
+
+@dataclass(frozen=True)
+class ModulatedFilterBankConfig(FilterBankConfig):
+    """As FilterBankConfig; with style modulation and attention over the levels."""
+
+    def build(self) -> ModulatedFilterBankEncoder:
+        return ModulatedFilterBankEncoder(self)
+
+
+class _Tap(NamedTuple):
+    """The value [N, width] of a level, and the map from its cotangent to those of the layer before and of gamma."""
+
+    value: Tensor
+    vjp: object
+
+
+class FilterBankEncoder(Encoder):
+    """x [N, 3] -> [N, 3 + levels * width] or, with the sum head, [N, 3 + width]: x, then what the head makes of the taps."""
+
+    def __init__(self, config: FilterBankConfig) -> None:
+        super().__init__()
+        self.config, self.spec = config, config.spec()
+        self.start_levels = config.start_levels or config.levels
+        self.active_levels = config.levels
+        self.output_dim = 3 + (config.width if config.head == "sum" else config.levels * config.width)
+        generator = torch.Generator().manual_seed(config.seed)
+
+        def uniform(*shape: int, bound: float) -> nn.Parameter:
+            return nn.Parameter((2.0 * torch.rand(*shape, generator=generator) - 1.0) * bound)
+
+        levels, width = config.levels, config.width
+        self.table = uniform(self.spec.table_entries, config.features, bound=config.init_scale)
+        # SIREN's initialisation (Sitzmann et al. 2020, sec. 3.2), so that all layers have the same distribution.
+        self.first_weight, self.first_bias = uniform(width, 3, bound=1 / 3), uniform(width, bound=1 / math.sqrt(3))
+        self.weight = uniform(levels, width, width, bound=math.sqrt(6 / width) / config.omega)
+        self.bias = uniform(levels, width, bound=1 / math.sqrt(width))
+        growth = config.sigma * config.sigma_growth ** torch.arange(levels, dtype=torch.float32)
+        frequencies = torch.randn(levels, config.features, width, generator=generator)
+        self.frequencies = nn.Parameter(growth[:, None, None] * frequencies)
+        if config.head == "sum":
+            self.head_weight = uniform(levels, width, width, bound=math.sqrt(6 / width) / config.head_omega)
+            self.head_bias = uniform(levels, width, bound=1 / math.sqrt(width))
+
+    def set_progress(self, fraction: float) -> None:
+        self.active_levels = visible_levels(fraction, self.start_levels, self.spec.levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_with_vjp(x)[0]
+
+    def forward_with_vjp(self, x: Tensor) -> tuple[Tensor, VectorJacobian]:
+        features, jacobian = hash_grid_with_jacobian(x, self.table, self.spec, self.active_levels)
+        per_level = features.view(len(x), self.spec.levels, -1)
+        omega, active = self.config.omega, self.active_levels
+        phase = omega * F.linear(x / self.spec.extent, self.first_weight, self.first_bias)
+        first_slope = omega * torch.cos(phase)
+        taps: list[_Tap] = []
+        gammas: list[Tensor] = []
+        hidden = torch.sin(phase)
+        for level in range(active):
+            angle = 2.0 * math.pi * (per_level[:, level] @ self.frequencies[level])
+            gammas.append(2.0 * math.pi * torch.cos(angle))
+            taps.append(self._layer(level, hidden, torch.sin(angle)))
+            hidden = taps[-1].value
+        head, head_vjp = self._head([tap.value for tap in taps])
+
+        def vjp(grad_value: Tensor) -> Tensor:
+            of_taps = head_vjp(grad_value[:, 3:])
+            of_hidden = torch.zeros_like(hidden)
+            of_features = [torch.zeros_like(per_level[:, 0])] * self.spec.levels
+            for level in reversed(range(active)):
+                of_hidden, of_gamma = taps[level].vjp(of_taps[level] + of_hidden)
+                of_features[level] = (of_gamma * gammas[level]) @ self.frequencies[level].T
+            from_grid = torch.bmm(torch.cat(of_features, dim=1)[:, None], jacobian)[:, 0]
+            from_chain = (of_hidden * first_slope) @ self.first_weight / self.spec.extent
+            return grad_value[:, :3] + from_grid + from_chain
+
+        return torch.cat([x, head], dim=1), vjp
+
+    def _layer(self, level: int, hidden: Tensor, gamma: Tensor) -> _Tap:
+        omega, weight = self.config.omega, self.weight[level]
+        phase = omega * F.linear(hidden, weight, self.bias[level])
+        slope = omega * torch.cos(phase)
+        return _Tap(torch.sin(phase) + gamma, lambda grad: ((grad * slope) @ weight, grad))
+
+    def _head(self, taps: list[Tensor]) -> tuple[Tensor, object]:
+        """The encoder's output behind x, and the map from its cotangent to those of the taps."""
+        if self.config.head == "concatenate":
+            hidden = [torch.zeros_like(taps[0])] * (self.spec.levels - len(taps))
+            return torch.cat([*taps, *hidden], dim=1), lambda grad: grad.split(self.config.width, dim=1)
+        omega = self.config.head_omega
+        phases = [omega * F.linear(tap, self.head_weight[level], self.head_bias[level]) for level, tap in enumerate(taps)]
+
+        def vjp(grad: Tensor) -> list[Tensor]:
+            return [(grad * omega * torch.cos(phase)) @ self.head_weight[level] for level, phase in enumerate(phases)]
+
+        return torch.stack([torch.sin(phase) for phase in phases]).sum(dim=0), vjp
+
+
+class ModulatedFilterBankEncoder(FilterBankEncoder):
+    """FilterBankEncoder whose Fourier features modulate the layers, with a learned attention over the levels."""
+
+    def __init__(self, config: ModulatedFilterBankConfig) -> None:
+        super().__init__(config)
+        generator = torch.Generator().manual_seed(config.seed + 1)
+        width, levels = config.width, config.levels
+        self.style = nn.Parameter(torch.randn(levels, width, width, generator=generator) / math.sqrt(width))
+        self.score = nn.Parameter(torch.randn(levels, width, generator=generator) / math.sqrt(width))
+        self.score_bias = nn.Parameter(torch.zeros(levels))
+
+    def _layer(self, level: int, hidden: Tensor, gamma: Tensor) -> _Tap:
+        omega, weight, style = self.config.omega, self.weight[level], self.style[level]
+        scale = 1.0 + gamma @ style.T  # [N, width], of the layer's inputs
+        squares = weight.square()
+        length = squares.sum(dim=1)  # of each output's weights, squared; and what the modulation makes of it:
+        modulated = scale.square() @ squares.T + _TINY
+        back = torch.sqrt(length / modulated)
+        product = (hidden * scale) @ weight.T
+        phase = omega * (product * back + self.bias[level])
+        slope = omega * torch.cos(phase)
+
+        def vjp(grad: Tensor) -> tuple[Tensor, Tensor]:
+            of_phase = grad * slope
+            of_input = (of_phase * back) @ weight
+            of_modulated = -0.5 * of_phase * product * back / modulated
+            of_scale = of_input * hidden + 2.0 * scale * (of_modulated @ squares)
+            return of_input * scale, of_scale @ style
+
+        return _Tap(torch.sin(phase), vjp)
+
+    def _head(self, taps: list[Tensor]) -> tuple[Tensor, object]:
+        scores = [(tap * self.score[level]).sum(dim=1) + self.score_bias[level] for level, tap in enumerate(taps)]
+        attention = len(taps) * torch.softmax(torch.stack(scores), dim=0)  # [levels, N], 1 on average
+        stacked = torch.stack(taps)  # [levels, N, width]
+        value, behind = super()._head(list(attention[:, :, None] * stacked))
+
+        def vjp(grad: Tensor) -> list[Tensor]:
+            of_weighted = torch.stack(list(behind(grad))[: len(taps)])
+            of_attention = (of_weighted * stacked).sum(dim=2)
+            mean = (of_attention * attention).mean(dim=0)
+            of_scores = attention * (of_attention - mean)
+            return list(of_weighted * attention[:, :, None] + of_scores[:, :, None] * self.score[: len(taps), None])
+
+        return value, vjp
