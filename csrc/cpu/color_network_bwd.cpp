@@ -150,7 +150,7 @@ void color_network_bwd(const ColorNetwork<T>& network, int64_t n, int64_t entrie
                        const T* kept_rows, const T* grad_rgb, const ColorGradients<T>& gradients) {
   T* const kept = const_cast<T*>(kept_rows);  // only read
   const int64_t tiles = (n + kLanes - 1) / kLanes;
-  LayerSums<T> sums(network, gradients.layers.wanted() ? tiles : 0);
+  LayerSums<T> sums(summed_layers(network), gradients.layers.wanted() ? tiles : 0);
   GridCotangents<T> grid_cotangents(network.visible(), gradients.table ? tiles : 0);
   for_runs_of_chunks(tiles, [&](int64_t first, int64_t last) {
     BackwardTile<T> tile(network, sums, gradients);
@@ -158,7 +158,10 @@ void color_network_bwd(const ColorNetwork<T>& network, int64_t n, int64_t entrie
       tile.run(ColorRows<T>(network, tile_of(kept, network, k)), grad_rgb, k, n,
                gradients.table ? grid_cotangents.of_tile(k) : nullptr);
   });
-  if (gradients.layers.wanted()) sums.write(gradients.layers);
+  if (gradients.layers.wanted()) {
+    sums.add_chunks();
+    write_layers(sums, network.layers, gradients.layers);
+  }
   if (gradients.table) scatter_to_table<kLanes>(network.grid, n, entries, points, grid_cotangents, gradients.table);
 }
 

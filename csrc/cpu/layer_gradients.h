@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
+#include "../kernels/dense_layers.h"
 #include "dense_tile.h"
 #include "parallel.h"
 
@@ -28,52 +30,75 @@ void for_runs_of_chunks(int64_t tiles, const Fn& fn) {
                [&](int64_t first, int64_t last) { fn(first * size, std::min(last * size, tiles)); });
 }
 
+// Of a layer whose gradient is summed: weight [outputs, inputs], of which the first `used` columns get anything.
+struct SummedLayer {
+  int outputs, inputs, used;
+};
+
+template <typename T>
+std::vector<SummedLayer> summed_layers(const DenseLayers<T>& layers) {
+  std::vector<SummedLayer> summed;
+  for (int l = 0; l < layers.layers; ++l)
+    summed.push_back({layers.width(l), layers.layer[l].inputs, layers.used_inputs(l)});
+  return summed;
+}
+
 // The sums of every chunk: weights with padded columns, then biases, layer by layer.
 template <typename T>
 class LayerSums {
  public:
   // tiles: 0 where no gradient of a layer is wanted.
-  LayerSums(const DenseLayers<T>& layers, int64_t tiles) : layers_(layers), per_chunk_(tiles_per_chunk(tiles)) {
-    for (int l = 0; l < layers.layers; ++l) {
-      weight_[l] = size_;
-      bias_[l] = size_ + int64_t(layers.width(l)) * padded_columns<T>(layers.used_inputs(l));
-      size_ = bias_[l] + padded_columns<T>(layers.width(l));
+  LayerSums(std::vector<SummedLayer> layers, int64_t tiles)
+      : layers_(std::move(layers)), per_chunk_(tiles_per_chunk(tiles)) {
+    for (const SummedLayer& layer : layers_) {
+      weight_.push_back(size_);
+      bias_.push_back(size_ + int64_t(layer.outputs) * padded_columns<T>(layer.used));
+      size_ = bias_.back() + padded_columns<T>(layer.outputs);
     }
     chunks_ = (tiles + per_chunk_ - 1) / per_chunk_;
     sums_.resize(size_t(chunks_ * size_));
   }
 
-  const DenseLayers<T>& layers() const { return layers_; }
+  int layers() const { return int(layers_.size()); }
+  const SummedLayer& layer(int l) const { return layers_[l]; }
   int64_t weight(int l) const { return weight_[l]; }
   int64_t bias(int l) const { return bias_[l]; }
   // Where the chunk of this tile has its sums, or null where no gradient is wanted.
   T* of_tile(int64_t tile) { return chunks_ ? sums_.data() + tile / per_chunk_ * size_ : nullptr; }
 
-  // Adds the chunks up in their order and writes the gradients; columns that are not used get zero.
-  void write(const LayerGradients<T>& to) {
+  // Adds the chunks up in their order, for write().
+  void add_chunks() {
     sums_.resize(size_t(std::max<int64_t>(chunks_, 1) * size_));
     for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
       const T* const part = sums_.data() + chunk * size_;
 #pragma GCC ivdep
       for (int64_t k = 0; k < size_; ++k) sums_[k] += part[k];
     }
-    for (int l = 0; l < layers_.layers; ++l) {
-      const int inputs = layers_.layer[l].inputs, used = layers_.used_inputs(l), width = padded_columns<T>(used);
-      for (int r = 0; r < layers_.width(l); ++r) {
-        T* const row = to.weight[l] + int64_t(r) * inputs;
-        std::copy_n(sums_.data() + weight_[l] + int64_t(r) * width, used, row);
-        std::fill(row + used, row + inputs, T(0));
-      }
-      std::copy_n(sums_.data() + bias_[l], layers_.width(l), to.bias[l]);
+  }
+
+  // The gradients of a layer; columns that are not used get zero. bias: null where it has none.
+  void write(int l, T* weight, T* bias) const {
+    const auto [outputs, inputs, used] = layers_[l];
+    for (int r = 0; r < outputs; ++r) {
+      T* const row = weight + int64_t(r) * inputs;
+      std::copy_n(sums_.data() + weight_[l] + int64_t(r) * padded_columns<T>(used), used, row);
+      std::fill(row + used, row + inputs, T(0));
     }
+    if (bias) std::copy_n(sums_.data() + bias_[l], outputs, bias);
   }
 
  private:
-  const DenseLayers<T>& layers_;
+  std::vector<SummedLayer> layers_;
   int64_t per_chunk_, chunks_ = 0, size_ = 0;
-  int64_t weight_[kMaxDenseLayers], bias_[kMaxDenseLayers];
+  std::vector<int64_t> weight_, bias_;
   std::vector<T> sums_;
 };
+
+// The gradients of the first `layers` layers of the sums, whose chunks have been added up.
+template <typename T>
+void write_layers(const LayerSums<T>& sums, int layers, const LayerGradients<T>& to) {
+  for (int l = 0; l < layers; ++l) sums.write(l, to.weight[l], to.bias[l]);
+}
 
 // What one thread adds to the sums, tile after tile; nothing where no gradient of a layer is wanted.
 template <typename T>
@@ -81,27 +106,27 @@ class TileSums {
  public:
   explicit TileSums(LayerSums<T>& sums) : sums_(sums) {
     int widest = 0;
-    for (int l = 0; l < sums.layers().layers; ++l) widest = std::max(widest, sums.layers().used_inputs(l));
+    for (int l = 0; l < sums.layers(); ++l) widest = std::max(widest, sums.layer(l).used);
     transposed_.resize(size_t(kLanes) * padded_columns<T>(widest));
   }
 
   void enter(int64_t tile) { totals_ = sums_.of_tile(tile); }
 
-  // The weight of layer l: left [outputs] right^T, right [used inputs].
+  // The weight of layer l: left [outputs] right^T, right [used].
   void add_weight(int l, const Row<T>* left, const Row<T>* right) {
     if (!totals_) return;
-    const int inputs = sums_.layers().used_inputs(l);
-    transpose(inputs, right, transposed_.data());
-    accumulate_outer(sums_.layers().width(l), inputs, left, transposed_.data(), totals_ + sums_.weight(l));
+    const auto [outputs, inputs, used] = sums_.layer(l);
+    transpose(used, right, transposed_.data());
+    accumulate_outer(outputs, used, left, transposed_.data(), totals_ + sums_.weight(l));
   }
 
   // The first row of the weight of layer l.
   void add_first_row(int l, const Row<T>* in) {
-    if (totals_) accumulate_sum(sums_.layers().used_inputs(l), in, totals_ + sums_.weight(l));
+    if (totals_) accumulate_sum(sums_.layer(l).used, in, totals_ + sums_.weight(l));
   }
 
   void add_bias(int l, const Row<T>* in) {
-    if (totals_) accumulate_sum(sums_.layers().width(l), in, totals_ + sums_.bias(l));
+    if (totals_) accumulate_sum(sums_.layer(l).outputs, in, totals_ + sums_.bias(l));
   }
 
  private:

@@ -2,7 +2,7 @@
 // their notation. Points do not depend on each other.
 #include "../kernels/launch.h"
 #include "parallel.h"
-#include "sdf_and_normal_tile.h"
+#include "filter_bank_tile.h"
 
 namespace nsr::cpu {
 namespace {
@@ -13,12 +13,18 @@ template <typename T>
 class ForwardTile {
  public:
   explicit ForwardTile(const SdfNetwork<T>& network)
-      : network_(network), activations_(network), output_(network.output().outputs), q_(kMaxNetworkWidth) {}
+      : network_(network),
+        bank_(network),
+        activations_(network),
+        output_(network.output().outputs),
+        q_(kMaxNetworkWidth) {}
 
   // The points are in kept.input already.
   void run(const KeptRows<T>& kept) {
     const SdfNetwork<T>& net = network_;
-    encode_tile<true, T>(net.grid, net.table, kept.input, kept.input + 3, kept.jacobian);
+    encode_tile<true, T>(net.grid, net.table, kept.input, kept.features, kept.jacobian);
+    const KeptBank<T> kept_bank{net, kept};
+    if (net.banked()) bank_.evaluate(kept.features, kept.input, &kept_bank);
     const Row<T>* in = kept.input;
     for (int l = 0; l < net.hidden(); ++l) {
       multiply(forward_matrix(net.layer[l]), net.layer[l].bias, net.width(l), net.used_inputs(l), in, kept.z[l]);
@@ -54,11 +60,13 @@ class ForwardTile {
       product<T>(net.width(l - 1), kept.p[l - 1], activations_.slope(l - 1), q);
     }
     multiply<T>(backward_matrix(net.layer[0]), nullptr, net.visible(), net.width(0), q, kept.input_gradient);
+    std::memcpy(gradient_, kept.input_gradient, sizeof(gradient_));
+    if (net.banked()) bank_.differentiate({net, kept}, gradient_);
     for_each_vector<T>([&](int lane) {
       Vector<T> sum[3];
-      for (int d = 0; d < 3; ++d) sum[d] = load(kept.input_gradient[d] + lane);
-      for (int k = 0; k < net.visible() - 3; ++k) {
-        const Vector<T> p = load(kept.input_gradient[3 + k] + lane);
+      for (int d = 0; d < 3; ++d) sum[d] = load(gradient_[d] + lane);
+      for (int k = 0; k < net.grid_rows(); ++k) {
+        const Vector<T> p = load(kept.feature_gradient[k] + lane);
         for (int d = 0; d < 3; ++d) sum[d] += p * load(kept.jacobian[3 * k + d] + lane);
       }
       for (int d = 0; d < 3; ++d) store(gradient_[d] + lane, sum[d]);
@@ -66,6 +74,7 @@ class ForwardTile {
   }
 
   const SdfNetwork<T>& network_;
+  BankForward<T> bank_;
   ActivationRows<T> activations_;
   Rows<T> output_, q_;
   alignas(64) Row<T> gradient_[3];

@@ -3,9 +3,8 @@
 #include <algorithm>
 
 #include "../kernels/launch.h"
+#include "filter_bank_backward.h"
 #include "hash_grid_backward.h"
-#include "layer_gradients.h"
-#include "sdf_and_normal_tile.h"
 
 namespace nsr::cpu {
 namespace {
@@ -16,24 +15,35 @@ class BackwardTile {
   BackwardTile(const SdfNetwork<T>& network, LayerSums<T>& sums)
       : network_(network),
         sums_(sums),
+        bank_(network, sums_),
         activations_(network),
         grad_output_(network.output().outputs),
         widest_(std::max(kMaxNetworkWidth, network.visible())),
         curved_(int64_t(kMaxNetworkWidth) * network.hidden()),
         even_(widest_),
         odd_(widest_),
-        q_(kMaxNetworkWidth) {}
+        q_(kMaxNetworkWidth),
+        grad_input_(network.visible()),
+        features_(network.banked() ? network.grid_rows() : 0) {}
 
-  // Adds to the sums of the layers, and leaves the cotangent of a_0 in grad_input unless null.
-  void run(const KeptRows<T>& kept, const SdfCotangents<T>& cotangents, int64_t tile, int64_t n, Row<T>* grad_input) {
+  // Adds to the sums of the layers, and leaves the cotangents of x (but for what the grid has) and of the grid's features in
+  // grad_point [3 + grid_rows], unless null.
+  void run(const KeptRows<T>& kept, const SdfCotangents<T>& cotangents, int64_t tile, int64_t n, Row<T>* grad_point) {
     const int64_t start = tile * kLanes;
     sums_.enter(tile);
     load_cotangents(cotangents, start, int(n - start < kLanes ? n - start : kLanes));
     for (int l = 0; l < network_.hidden(); ++l)
       activate_all<T>(network_.activation, network_.width(l), kept.z[l], activations_.value(l), activations_.slope(l),
                       activations_.curvature(l));
-    if (cotangents.gradient) through_normal(kept);
-    through_value(kept, cotangents.gradient != nullptr, grad_input);
+    const KeptBank<T> kept_bank{network_, kept};
+    if (network_.banked()) bank_.enter(kept_bank);
+    const bool with_normal = cotangents.gradient != nullptr;
+    if (with_normal) through_normal(kept);
+    if (!network_.banked()) return through_value(kept, with_normal, grad_point);
+    through_value(kept, with_normal, grad_input_.at(0));
+    Row<T>* const grad_features = grad_point ? grad_point + 3 : features_.at(0);
+    bank_.pull(kept_bank, with_normal, grad_input_.at(0), grad_features);
+    if (grad_point) std::memcpy(grad_point, grad_input_.at(0), 3 * sizeof(Row<T>));
   }
 
   const Row<T>* grad_normal() const { return grad_normal_; }
@@ -56,16 +66,18 @@ class BackwardTile {
   void through_normal(const KeptRows<T>& kept) {
     const SdfNetwork<T>& net = network_;
     Row<T>* dp = even_.at(0);
+    Row<T>* const of_features = net.banked() ? features_.at(0) : dp + 3;
     std::memcpy(dp, grad_normal_, sizeof(grad_normal_));
     for_each_vector<T>([&](int lane) {
       Vector<T> g[3];
       for (int d = 0; d < 3; ++d) g[d] = load(grad_normal_[d] + lane);
-      for (int k = 0; k < net.visible() - 3; ++k) {
+      for (int k = 0; k < net.grid_rows(); ++k) {
         Vector<T> sum{};
         for (int d = 0; d < 3; ++d) sum += g[d] * load(kept.jacobian[3 * k + d] + lane);
-        store(dp[3 + k] + lane, sum);
+        store(of_features[k] + lane, sum);
       }
     });
+    if (net.banked()) bank_.push({net, kept}, grad_normal_, of_features, dp + 3);
     for (int l = 0; l < net.hidden(); ++l) {
       Row<T>* dq = (l % 2 ? even_ : odd_).at(0);
       multiply<T>(forward_matrix(net.layer[l]), nullptr, net.width(l), net.used_inputs(l), dp, dq);
@@ -112,46 +124,42 @@ class BackwardTile {
     }
   }
 
-  static void add(int count, const Row<T>* in, Row<T>* to) {
-    for (int r = 0; r < count; ++r)
-      for_each_vector<T>([&](int lane) { store(to[r] + lane, load(to[r] + lane) + load(in[r] + lane)); });
-  }
-
   Row<T>* curved(int l) { return curved_.at(l * kMaxNetworkWidth); }
 
   const SdfNetwork<T>& network_;
   TileSums<T> sums_;
+  BankBackward<T> bank_;
   ActivationRows<T> activations_;
   Rows<T> grad_output_;
   int widest_;
-  Rows<T> curved_, even_, odd_, q_;
+  Rows<T> curved_, even_, odd_, q_, grad_input_, features_;
   alignas(64) Row<T> grad_normal_[3];
 };
 
-// What the cotangents of the grid are made of: a = the rows 3 ... of the cotangent of a_0, b = p_0 g^T. Rows of every
-// tile.
+// What the cotangents of the grid are made of: a = what BackwardTile::run leaves behind the points, b = P g^T with the
+// cotangents P of the features in the normal's pass. Rows of every tile.
 template <typename T>
 class GridCotangents {
  public:
   static constexpr bool kJacobian = true;
 
   GridCotangents(const SdfNetwork<T>& network, T* kept, int64_t tiles, bool with_normal)
-      : network_(network), kept_(kept), with_normal_(with_normal), rows_(tiles * (network.visible() + 3)) {}
+      : network_(network), kept_(kept), with_normal_(with_normal), rows_(tiles * rows_of_tile()) {}
 
-  Row<T>* grad_input(int64_t tile) { return rows_.at(tile * (network_.visible() + 3)); }
-  Row<T>* grad_normal(int64_t tile) { return grad_input(tile) + network_.visible(); }
+  Row<T>* grad_point(int64_t tile) { return rows_.at(tile * rows_of_tile()); }
+  Row<T>* grad_normal(int64_t tile) { return rows_.at((tile + 1) * rows_of_tile() - 3); }
 
   template <int kChunk>
   void load(int64_t start, int, int k, TileCotangents<kChunk, kLanes, T>& to) const {
     const int64_t tile = start / kLanes;
-    const Row<T>* const a = rows_.at(tile * (network_.visible() + 3)) + 3 + k;
+    const Row<T>* const a = rows_.at(tile * rows_of_tile()) + 3 + k;
     std::memcpy(to.a, a, sizeof(to.a));
     if (!with_normal_) {
       std::memset(to.b, 0, sizeof(to.b));
       return;
     }
-    const Row<T>* const g = rows_.at(tile * (network_.visible() + 3)) + network_.visible();
-    const Row<T>* const p = KeptRows<T>(network_, tile_of(kept_, network_, tile)).input_gradient + 3 + k;
+    const Row<T>* const g = rows_.at((tile + 1) * rows_of_tile() - 3);
+    const Row<T>* const p = KeptRows<T>(network_, tile_of(kept_, network_, tile)).feature_gradient + k;
     for (int f = 0; f < kChunk; ++f)
       for (int d = 0; d < 3; ++d)
         for_each_vector<T>(
@@ -159,6 +167,8 @@ class GridCotangents {
   }
 
  private:
+  int64_t rows_of_tile() const { return 3 + network_.grid_rows() + 3; }
+
   const SdfNetwork<T>& network_;
   T* kept_;
   bool with_normal_;
@@ -173,22 +183,25 @@ void sdf_and_normal_bwd(const SdfNetwork<T>& network, int64_t n, int64_t entries
   T* const kept = const_cast<T*>(kept_rows);  // only read
   const int64_t tiles = (n + kLanes - 1) / kLanes;
   const bool need_grid = gradients.x || gradients.table;
-  LayerSums<T> sums(network, gradients.layers.wanted() ? tiles : 0);
+  const bool need_layers = gradients.layers.wanted() || gradients.bank;
+  LayerSums<T> sums(with_bank(summed_layers(network), network), need_layers ? tiles : 0);
   GridCotangents<T> grid_cotangents(network, kept, need_grid ? tiles : 0, cotangents.gradient != nullptr);
   for_runs_of_chunks(tiles, [&](int64_t first, int64_t last) {
     BackwardTile<T> tile(network, sums);
     for (int64_t k = first; k < last; ++k) {
       tile.run(KeptRows<T>(network, tile_of(kept, network, k)), cotangents, k, n,
-               need_grid ? grid_cotangents.grad_input(k) : nullptr);
+               need_grid ? grid_cotangents.grad_point(k) : nullptr);
       if (need_grid) std::memcpy(grid_cotangents.grad_normal(k), tile.grad_normal(), 3 * sizeof(Row<T>));
     }
   });
-  if (gradients.layers.wanted()) sums.write(gradients.layers);
+  if (need_layers) sums.add_chunks();
+  if (gradients.layers.wanted()) write_layers(sums, network.layers, gradients.layers);
+  if (gradients.bank) write_bank(network, sums, gradients.bank);
   if (gradients.table) scatter_to_table<kLanes>(network.grid, n, entries, x, grid_cotangents, gradients.table);
   if (gradients.x) {
     contract_to_points<kLanes>(network.grid, n, x, network.table, grid_cotangents, gradients.x);
     for (int64_t i = 0; i < n; ++i)
-      for (int d = 0; d < 3; ++d) gradients.x[3 * i + d] += grid_cotangents.grad_input(i / kLanes)[d][i % kLanes];
+      for (int d = 0; d < 3; ++d) gradients.x[3 * i + d] += grid_cotangents.grad_point(i / kLanes)[d][i % kLanes];
   }
 }
 

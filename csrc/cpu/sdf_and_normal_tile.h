@@ -2,21 +2,28 @@
 // notation of kernels/sdf_network.h, and the activation with its derivatives.
 #pragma once
 
-#include "sdf_network_tile.h"
+#include "../kernels/sdf_network.h"
+#include "network_tile.h"
 
 namespace nsr::cpu {
 
 // The rows that the forward pass keeps of a tile, where SdfNetwork::kept_... says.
 template <typename T>
 struct KeptRows {
-  Row<T>* input;           // a_0
-  Row<T>* input_gradient;  // p_0
-  Row<T>* jacobian;        // J
+  Row<T>* input;             // a_0
+  Row<T>* input_gradient;    // p_0
+  Row<T>* jacobian;          // J
+  Row<T>* features;          // of the grid: of a_0, where there is no bank
+  Row<T>* feature_gradient;  // of p_0, where there is no bank
   Row<T>* z[kMaxDenseLayers];
   Row<T>* p[kMaxDenseLayers];  // of all hidden layers but the last
 
   KeptRows(const SdfNetwork<T>& network, Row<T>* row)
-      : input(row), input_gradient(row + network.kept_input_gradient()), jacobian(row + network.kept_jacobian()) {
+      : input(row),
+        input_gradient(row + network.kept_input_gradient()),
+        jacobian(row + network.kept_jacobian()),
+        features(row + network.kept_features()),
+        feature_gradient(row + network.kept_feature_gradient()) {
     for (int l = 0; l < network.hidden(); ++l) z[l] = row + network.kept_z(l);
     for (int l = 0; l + 1 < network.hidden(); ++l) p[l] = row + network.kept_p(l);
   }
@@ -54,6 +61,13 @@ template <typename T>
 void product(int count, const Row<T>* a, const Row<T>* b, Row<T>* out) {
   for (int r = 0; r < count; ++r)
     for_each_vector<T>([&](int lane) { store(out[r] + lane, load(a[r] + lane) * load(b[r] + lane)); });
+}
+
+// to [count] += in.
+template <typename T>
+void add(int count, const Row<T>* in, Row<T>* to) {
+  for (int r = 0; r < count; ++r)
+    for_each_vector<T>([&](int lane) { store(to[r] + lane, load(to[r] + lane) + load(in[r] + lane)); });
 }
 
 // Rows of the value, slope and, for the backward pass, curvature of every hidden layer.

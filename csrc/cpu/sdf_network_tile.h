@@ -3,8 +3,7 @@
 
 #include <cstdint>
 
-#include "../kernels/sdf_network.h"
-#include "network_tile.h"
+#include "filter_bank_tile.h"
 
 namespace nsr::cpu {
 
@@ -26,14 +25,21 @@ template <typename T>
 class SdfTile {
  public:
   explicit SdfTile(const SdfNetwork<T>& network)
-      : network_(network), input_(network.visible()), even_(kMaxNetworkWidth), odd_(kMaxNetworkWidth) {}
+      : network_(network),
+        bank_(network),
+        input_(network.visible()),
+        features_(network.banked() ? network.grid_rows() : 0),
+        even_(kMaxNetworkWidth),
+        odd_(kMaxNetworkWidth) {}
 
   // Coordinate d of point i is points()[d][i].
   Row<T>* points() { return input_.at(0); }
 
   // The SDF of all lanes, valid until the next call.
   const T* evaluate() {
-    encode_tile<false, T>(network_.grid, network_.table, points(), input_.at(3), nullptr);
+    Row<T>* const features = network_.banked() ? features_.at(0) : input_.at(3);
+    encode_tile<false, T>(network_.grid, network_.table, points(), features, nullptr);
+    if (network_.banked()) bank_.evaluate(features, input_.at(0), nullptr);
     const Row<T>* in = input_.at(0);
     for (int l = 0; l < network_.hidden(); ++l) {
       const DenseLayer<T>& layer = network_.layer[l];
@@ -49,7 +55,8 @@ class SdfTile {
 
  private:
   const SdfNetwork<T>& network_;
-  Rows<T> input_, even_, odd_;
+  BankForward<T> bank_;
+  Rows<T> input_, features_, even_, odd_;
   alignas(64) Row<T> sdf_[1];
 };
 

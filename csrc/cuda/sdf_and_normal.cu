@@ -26,9 +26,10 @@ __device__ void encode_point(const SdfNetwork<T>& net, const T x[3], Column<T> i
     });
 }
 
-// The reverse pass from q_L, which is in `q`: p_l to kept, df/dx to `gradient`.
-template <typename T>
-__device__ void differentiate(const SdfNetwork<T>& net, Column<T> q, Column<T> free, KeptColumn<T> kept, T gradient[3]) {
+// The reverse pass from q_L, which is in `q`: p_l to kept, df/dx to `gradient`. bank_row: of the bank's columns.
+template <bool kBank, typename T>
+__device__ void differentiate(const SdfNetwork<T>& net, Column<T> q, Column<T> free, int bank_row, KeptColumn<T> kept,
+                              T gradient[3]) {
   for (int l = net.hidden() - 1; l > 0; --l) {
     const int z = net.kept_z(l - 1), p = net.kept_p(l - 1);
     multiply<true>(net.layer[l], nullptr, net.width(l - 1), net.width(l), q, [&](int j, T value) {
@@ -37,6 +38,7 @@ __device__ void differentiate(const SdfNetwork<T>& net, Column<T> q, Column<T> f
     });
     swap(q, free);
   }
+  if constexpr (kBank) return differentiate_bank(net, q, BankColumns<T>(net, bank_row), kept, gradient);
   gradient[0] = gradient[1] = gradient[2] = T(0);
   multiply<true>(net.layer[0], nullptr, net.visible(), net.width(0), q, [&](int k, T value) {
     kept[net.kept_input_gradient() + k] = value;
@@ -46,18 +48,27 @@ __device__ void differentiate(const SdfNetwork<T>& net, Column<T> q, Column<T> f
 }
 
 // kept is by point where `all_kept`, else by thread.
-template <typename T>
-__global__ void sdf_and_normal_kernel(SdfNetwork<T> network, int rows, int64_t n, const T* x, SdfOutputs<T> outputs,
+template <bool kBank, typename T>
+__global__ void sdf_and_normal_kernel(SdfNetwork<T> network, int widest, int64_t n, const T* x, SdfOutputs<T> outputs,
                                       T* kept_rows, bool all_kept) {
   const SdfNetwork<T>& net = network;
   const int last = net.hidden() - 1, features = net.output().outputs - 1;
   for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < n; first += int64_t(gridDim.x) * blockDim.x) {
     const int64_t i = first + threadIdx.x, at = point_of(i, n);
     const KeptColumn<T> kept = kept_column(kept_rows, net.kept(), all_kept ? slot_of(i, n) : thread_index());
-    Column<T> in = shared_column<T>(0), out = shared_column<T>(rows / 2);
+    Column<T> in = shared_column<T>(0), out = shared_column<T>(widest);
     const T point[3] = {x[3 * at], x[3 * at + 1], x[3 * at + 2]};
-    encode_point(net, point, in, kept);
-    for (int l = 0; l <= last; ++l) {
+    if constexpr (kBank) {
+      through_bank(net, point, BankColumns<T>(net, 2 * widest), in, BankKept<T>{net, kept});
+      for (int j = 0; j < net.width(0); ++j) {
+        const T z = in[j];
+        kept[net.kept_z(0) + j] = z;
+        in[j] = activate(net.activation, z).value;
+      }
+    } else {
+      encode_point(net, point, in, kept);
+    }
+    for (int l = kBank ? 1 : 0; l <= last; ++l) {
       const int z_row = net.kept_z(l);
       multiply<false>(net.layer[l], net.layer[l].bias, net.width(l), net.used_inputs(l), in, [&](int j, T z) {
         kept[z_row + j] = z;
@@ -76,14 +87,19 @@ __global__ void sdf_and_normal_kernel(SdfNetwork<T> network, int rows, int64_t n
     for (int j = 0; j < net.width(last); ++j)
       out[j] = net.output().weight[j] * activate(net.activation, kept[z_row + j]).slope;
     T gradient[3];
-    differentiate(net, out, in, kept, gradient);
+    differentiate<kBank>(net, out, in, 2 * widest, kept, gradient);
     for (int d = 0; d < 3 && i < n; ++d) outputs.gradient[3 * i + d] = gradient[d];
   }
 }
 
 template <typename T>
+auto kernel_of(const SdfNetwork<T>& network) {
+  return network.banked() ? sdf_and_normal_kernel<true, T> : sdf_and_normal_kernel<false, T>;
+}
+
+template <typename T>
 TilePlan plan(const SdfNetwork<T>& network, int64_t n) {
-  return plan_tiles<T>(sdf_and_normal_kernel<T>, n, 2 * widest(network));
+  return plan_tiles<T>(kernel_of(network), n, 2 * widest(network) + (network.banked() ? bank_rows(network) : 0));
 }
 
 }  // namespace
@@ -97,7 +113,7 @@ int64_t sdf_and_normal_scratch(const SdfNetwork<T>& network, int64_t n, const T*
 template <typename T>
 void sdf_and_normal(void* stream, const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf, T* feature, T* gradient,
                     T* kept, void* scratch) {
-  launch_tiles(stream, plan(network, n), sdf_and_normal_kernel<T>, network, 2 * widest(network), n, x,
+  launch_tiles(stream, plan(network, n), kernel_of(network), network, widest(network), n, x,
                SdfOutputs<T>{sdf, feature, gradient}, kept ? kept : static_cast<T*>(scratch), kept != nullptr);
 }
 

@@ -10,20 +10,28 @@ namespace {
 template <typename T>
 struct Scratch {
   T* parts;       // [blocks, parameters] sums over points
-  T* curved;      // [slots / kLanes, hidden widths, kLanes], dq_l p_l s''(z_l) of the points in flight
-  T* grad_input;  // [tiles of kLanes points, visible, kLanes], the cotangent of a_0
+  T* bank_parts;  // [blocks, numbers of the bank]
+  T* curved;      // [slots / kLanes, curved_rows, kLanes], what s'' adds to the cotangents of the points in flight
+  T* grad_input;  // [tiles of kLanes points, 3 + grid_rows, kLanes], the cotangents of x and of the grid's features
 };
 
 template <typename T>
-int64_t curved_numbers(const SdfNetwork<T>& network, const TilePlan& plan) {
-  return plan.slots() * network.widths_before(network.hidden());
+__host__ __device__ int curved_rows(const SdfNetwork<T>& network) {
+  const int of_bank = network.banked() ? (2 * network.taps() + 1) * network.bank.width : 0;
+  return network.widths_before(network.hidden()) + of_bank;
 }
 
 template <typename T>
+int64_t curved_numbers(const SdfNetwork<T>& network, const TilePlan& plan) {
+  return plan.slots() * curved_rows(network);
+}
+
+template <bool kBank, typename T>
 class BackwardPoint {
  public:
-  __device__ BackwardPoint(const SdfNetwork<T>& network, int rows, T* parts, KeptColumn<T> curved)
+  __device__ BackwardPoint(const SdfNetwork<T>& network, int rows, T* parts, T* bank_parts, KeptColumn<T> curved)
       : net_(network),
+        bank_(network, 3 * rows, parts, bank_parts, curved),
         parts_(parts),
         curved_(curved),
         a_(shared_column<T>(0)),
@@ -34,39 +42,41 @@ class BackwardPoint {
   // dz_l in `curved`.
   __device__ void through_normal(KeptColumn<T> kept, const T g[3]) {
     Column<T> dp = a_, dq = b_;
-    for (int d = 0; d < 3; ++d) dp[d] = g[d];
-    for (int k = 0; k < net_.visible() - 3; ++k) {
-      const int row = net_.kept_jacobian() + 3 * k;
-      dp[3 + k] = g[0] * kept[row] + g[1] * kept[row + 1] + g[2] * kept[row + 2];
+    if constexpr (kBank) {
+      for (int j = 0; j < net_.width(0); ++j)
+        c_[j] = backwards(kept, 0, j) * activate(net_.activation, kept[net_.kept_z(0) + j]).slope;
+      bank_.push(kept, g, c_, dq);
+      for (int j = 0; j < net_.width(0); ++j) dq[j] = bend(kept, 0, j, dq[j]);
+      swap(dp, dq);
+    } else {
+      for (int d = 0; d < 3; ++d) dp[d] = g[d];
+      for (int k = 0; k < net_.grid_rows(); ++k) {
+        const int row = net_.kept_jacobian() + 3 * k;
+        dp[3 + k] = g[0] * kept[row] + g[1] * kept[row + 1] + g[2] * kept[row + 2];
+      }
     }
-    for (int l = 0; l < net_.hidden(); ++l) {
-      const int z = net_.kept_z(l), p = net_.kept_p(l), curved = net_.widths_before(l);
-      const bool last = l + 1 == net_.hidden();
-      multiply<false>(net_.layer[l], nullptr, net_.width(l), net_.used_inputs(l), dp, [&](int j, T value) {
-        const T backwards = last ? net_.output().weight[j] : kept[p + j];
-        const ActivationPoint<T> s = activate(net_.activation, kept[z + j]);
-        c_[j] = backwards * s.slope;
-        curved_[curved + j] = value * backwards * s.curvature;
-        dq[j] = value * s.slope;
-      });
+    for (int l = kBank ? 1 : 0; l < net_.hidden(); ++l) {
+      multiply<false>(net_.layer[l], nullptr, net_.width(l), net_.used_inputs(l), dp,
+                      [&](int j, T value) { dq[j] = bend(kept, l, j, value); });
       add_weight(l, c_, dp);
       swap(dp, dq);
     }
     if (parts_) add_rows(net_.width(net_.hidden() - 1), dp, parts_ + net_.weight_place(net_.hidden()));  // dW_out[0]
   }
 
-  // From the values, backwards; their cotangents are load(j). Leaves the cotangent of a_0 in the column returned, where it
-  // is wanted.
-  template <typename Load>
-  __device__ Column<T> through_value(KeptColumn<T> kept, bool with_normal, bool want_input, const Load& load) {
+  // From the values, backwards; their cotangents are load(j). Where they are wanted, gives emit(row, cotangent) those of x,
+  // rows 0 to 2, and of the grid's features.
+  template <typename Load, typename Emit>
+  __device__ void through_value(KeptColumn<T> kept, bool with_normal, bool want_input, const Load& load, const Emit& emit) {
     const DenseLayer<T>& output = net_.output();
     Column<T> dz = a_, below = b_;
     for (int j = 0; j < output.outputs; ++j) dz[j] = load(j);
     for (int l = net_.hidden(); l >= 0; --l) {
+      if (kBank && l == 0) break;
       load_input(kept, l);
       add_weight(l, dz, c_);
       if (parts_) add_rows(net_.width(l), dz, parts_ + net_.bias_place(l));
-      if (l == 0 && !want_input) break;
+      if (l == 0 && !want_input) return;
       const int z = l ? net_.kept_z(l - 1) : 0, curved = l ? net_.widths_before(l - 1) : 0;
       multiply<true>(net_.layer[l], nullptr, net_.used_inputs(l), net_.width(l), dz, [&](int j, T value) {
         if (l > 0) value *= activate(net_.activation, kept[z + j]).slope;
@@ -75,10 +85,30 @@ class BackwardPoint {
       });
       swap(dz, below);
     }
-    return dz;
+    if constexpr (kBank) {
+      if (parts_) add_rows(net_.width(0), dz, parts_ + net_.bias_place(0));
+      T grad_x[3];
+      bank_.pull(kept, with_normal, dz, grad_x, [&](int k, T value) { emit(3 + k, value); });
+      for (int d = 0; d < 3; ++d) emit(d, grad_x[d]);
+    } else {
+      for (int k = 0; k < net_.visible(); ++k) emit(k, dz[k]);
+    }
   }
 
  private:
+  __device__ T backwards(KeptColumn<T> kept, int l, int j) const {
+    return l + 1 == net_.hidden() ? net_.output().weight[j] : kept[net_.kept_p(l) + j];
+  }
+
+  // What s makes of the tangent of z_l; leaves q_l in c_, and what s'' adds to dz_l in `curved`.
+  __device__ T bend(KeptColumn<T> kept, int l, int j, T tangent) {
+    const T p = backwards(kept, l, j);
+    const ActivationPoint<T> s = activate(net_.activation, kept[net_.kept_z(l) + j]);
+    c_[j] = p * s.slope;
+    curved_[net_.widths_before(l) + j] = tangent * p * s.curvature;
+    return tangent * s.slope;
+  }
+
   // a_{l-1} to c_, where the gradient of a weight wants it.
   __device__ void load_input(KeptColumn<T> kept, int l) {
     if (!parts_) return;
@@ -92,59 +122,63 @@ class BackwardPoint {
   }
 
   const SdfNetwork<T>& net_;
+  BankBackward<T> bank_;
   T* parts_;  // this block's, or null where no gradient of a layer is wanted
   KeptColumn<T> curved_;
   Column<T> a_, b_, c_;
 };
 
-template <typename T>
+template <bool kBank, typename T>
 __global__ void sdf_and_normal_bwd_kernel(SdfNetwork<T> network, int rows, int64_t n, const T* x, T* kept_rows,
                                           SdfCotangents<T> cotangents, T* grad_x, bool want_input, Scratch<T> scratch) {
   const SdfNetwork<T>& net = network;
   const int features = net.output().outputs - 1;
-  const KeptColumn<T> curved =
-      kept_column(scratch.curved, net.widths_before(net.hidden()), thread_index());
-  BackwardPoint<T> backward(net, rows, scratch.parts ? scratch.parts + blockIdx.x * net.parameters() : nullptr, curved);
+  const KeptColumn<T> curved = kept_column(scratch.curved, curved_rows(net), thread_index());
+  BackwardPoint<kBank, T> backward(
+      net, rows, scratch.parts ? scratch.parts + blockIdx.x * net.parameters() : nullptr,
+      scratch.bank_parts ? scratch.bank_parts + blockIdx.x * net.bank.numbers() : nullptr, curved);
   for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < n; first += int64_t(gridDim.x) * blockDim.x) {
     const int64_t i = first + threadIdx.x, at = point_of(i, n);  // threads behind the end have cotangents of zero
-    const bool real = i < n, with_normal = cotangents.gradient != nullptr;
+    const bool real = i < n, with_normal = cotangents.gradient != nullptr, keep = real && want_input;
     const KeptColumn<T> kept = kept_column(kept_rows, net.kept(), at);
+    const KeptColumn<T> grad_input = kept_column(scratch.grad_input, 3 + net.grid_rows(), i);
     T g[3] = {};
     for (int d = 0; d < 3 && real && with_normal; ++d) g[d] = cotangents.gradient[3 * i + d];
     if (with_normal) backward.through_normal(kept, g);
-    const Column<T> grad_input = backward.through_value(kept, with_normal, want_input, [&](int j) {
+    const auto load = [&](int j) {
       if (!real) return T(0);
       if (j == 0) return cotangents.sdf ? cotangents.sdf[i] : T(0);
       return cotangents.feature ? cotangents.feature[i * features + j - 1] : T(0);
+    };
+    backward.through_value(kept, with_normal, want_input, load, [&](int k, T value) {
+      if (keep) grad_input[k] = value;
     });
-    if (!real || !want_input) continue;
-    const KeptColumn<T> grad_kept = kept_column(scratch.grad_input, net.visible(), i);
-    for (int k = 0; k < net.visible(); ++k) grad_kept[k] = grad_input[k];
-    if (!grad_x) continue;
+    if (!keep || !grad_x) continue;
     const T point[3] = {x[3 * i], x[3 * i + 1], x[3 * i + 2]};
     T grad[3] = {grad_input[0], grad_input[1], grad_input[2]};
     for (int l = 0; l < net.grid.active_levels; ++l)
       contract_level(net.grid, l, net.table, point, [&](int k) {
-        const T p = with_normal ? kept[net.kept_input_gradient() + 3 + k] : T(0);
+        const T p = with_normal ? kept[net.kept_feature_gradient() + k] : T(0);
         return CellCotangent<T>{grad_input[3 + k], p * g[0], p * g[1], p * g[2]};
       }, grad);
     for (int d = 0; d < 3; ++d) grad_x[3 * i + d] = grad[d];
   }
 }
 
-// The cotangents of the grid: a = the rows 3 ... of the cotangent of a_0, b = p_0 g^T.
+// The cotangents of the grid: a = the rows 3 ... of grad_input, b = P g^T with the cotangents P of the features in the normal's
+// pass.
 template <typename T>
 struct GridCotangents {
-  int visible, kept, input_gradient;
+  int rows, kept, feature_gradient;
   const T* grad_input;
   const T* kept_rows;
   const T* grad_normal;  // null: zeros
 
   __device__ __forceinline__ CellCotangent<T> operator()(int64_t i, int k) const {
     CellCotangent<T> cotangent = {};
-    cotangent.a = kept_column(grad_input, visible, i)[3 + k];
+    cotangent.a = kept_column(grad_input, rows, i)[3 + k];
     if (!grad_normal) return cotangent;
-    const T p = kept_column(kept_rows, kept, i)[input_gradient + 3 + k];
+    const T p = kept_column(kept_rows, kept, i)[feature_gradient + k];
     cotangent.bx = p * grad_normal[3 * i];
     cotangent.by = p * grad_normal[3 * i + 1];
     cotangent.bz = p * grad_normal[3 * i + 2];
@@ -158,9 +192,32 @@ int backward_rows(const SdfNetwork<T>& network) {
 }
 
 template <typename T>
-TilePlan plan(const SdfNetwork<T>& network, int64_t n) {
-  return plan_tiles<T>(sdf_and_normal_bwd_kernel<T>, n, 3 * backward_rows(network));
+auto kernel_of(const SdfNetwork<T>& network) {
+  return network.banked() ? sdf_and_normal_bwd_kernel<true, T> : sdf_and_normal_bwd_kernel<false, T>;
 }
+
+template <typename T>
+TilePlan plan(const SdfNetwork<T>& network, int64_t n) {
+  return plan_tiles<T>(kernel_of(network), n, 3 * backward_rows(network) + (network.banked() ? bank_rows(network) : 0));
+}
+
+// Numbers of the scratch, in this order.
+template <typename T>
+struct ScratchSizes {
+  int64_t parts, bank_parts, curved, grad_input;
+
+  ScratchSizes(const SdfNetwork<T>& network, const TilePlan& plan, int64_t n, const SdfGradients<T>& gradients)
+      : parts(gradients.layers.wanted() ? parts_numbers(network, plan) : 0),
+        bank_parts(gradients.bank && network.banked() ? int64_t(plan.blocks) * network.bank.numbers() : 0),
+        curved(curved_numbers(network, plan)),
+        grad_input(gradients.x || gradients.table ? kept_numbers(3 + network.grid_rows(), n) : 0) {}
+
+  Scratch<T> at(T* numbers) const {
+    T* const behind_parts = numbers + parts + bank_parts;
+    return {parts ? numbers : nullptr, bank_parts ? numbers + parts : nullptr, behind_parts, behind_parts + curved};
+  }
+  size_t bytes() const { return sizeof(T) * size_t(parts + bank_parts + curved + grad_input); }
+};
 
 }  // namespace
 
@@ -168,10 +225,8 @@ template <typename T>
 int64_t sdf_and_normal_bwd_scratch(const SdfNetwork<T>& network, int64_t n, int64_t entries, const T*, const T*,
                                    const SdfCotangents<T>&, const SdfGradients<T>& gradients) {
   const TilePlan tiles = plan(network, n);
-  const int64_t parts = gradients.layers.wanted() ? parts_numbers(network, tiles) : 0;
-  const int64_t inputs = gradients.x || gradients.table ? kept_numbers(network.visible(), n) : 0;
   const int64_t of_table = gradients.table ? scatter_scratch(network.grid, entries) : 0;
-  return tiles.scratch(size_t(of_table) + sizeof(T) * size_t(parts + curved_numbers(network, tiles) + inputs));
+  return tiles.scratch(size_t(of_table) + ScratchSizes<T>(network, tiles, n, gradients).bytes());
 }
 
 template <typename T>
@@ -179,22 +234,21 @@ void sdf_and_normal_bwd(void* stream, const SdfNetwork<T>& network, int64_t n, i
                         const T* kept, const SdfCotangents<T>& cotangents, const SdfGradients<T>& gradients,
                         void* scratch) {
   const TilePlan tiles = plan(network, n);
-  const bool want_layers = gradients.layers.wanted(), want_input = gradients.x || gradients.table;
   const auto queue = static_cast<cudaStream_t>(stream);
   // The table's part first: it has the numbers that need the widest alignment.
   const int64_t of_table = gradients.table ? scatter_scratch(network.grid, entries) : 0;
+  const ScratchSizes<T> sizes(network, tiles, n, gradients);
   T* const numbers = reinterpret_cast<T*>(static_cast<unsigned char*>(scratch) + of_table);
-  const int64_t parts = want_layers ? parts_numbers(network, tiles) : 0;
-  const int64_t curved = curved_numbers(network, tiles);
-  const Scratch<T> places{want_layers ? numbers : nullptr, numbers + parts, numbers + parts + curved};
-  if (parts) cudaMemsetAsync(places.parts, 0, sizeof(T) * size_t(parts), queue);
-  launch_tiles(stream, tiles, sdf_and_normal_bwd_kernel<T>, network, backward_rows(network), n, x, const_cast<T*>(kept),
-               cotangents, gradients.x, want_input, places);
-  if (want_layers)
-    sum_blocks(stream, network, tiles, places.parts, gradients.layers);
+  const Scratch<T> places = sizes.at(numbers);
+  if (sizes.parts + sizes.bank_parts)
+    cudaMemsetAsync(numbers, 0, sizeof(T) * size_t(sizes.parts + sizes.bank_parts), queue);
+  launch_tiles(stream, tiles, kernel_of(network), network, backward_rows(network), n, x, const_cast<T*>(kept), cotangents,
+               gradients.x, gradients.x || gradients.table, places);
+  if (gradients.layers.wanted()) sum_blocks(stream, network, tiles, places.parts, gradients.layers);
+  if (gradients.bank) sum_bank(stream, network.bank, network.banked() ? tiles.blocks : 0, places.bank_parts, gradients.bank);
   if (gradients.table) {
-    const GridCotangents<T> of_grid{network.visible(), network.kept(),     network.kept_input_gradient(),
-                                    places.grad_input, kept, cotangents.gradient};
+    const GridCotangents<T> of_grid{3 + network.grid_rows(), network.kept(),     network.kept_feature_gradient(),
+                                    places.grad_input,       kept,               cotangents.gradient};
     scatter_to_table(stream, network.grid, n, entries, x, of_grid, gradients.table, scratch);
   }
 }

@@ -4,27 +4,36 @@
 namespace nsr::cuda {
 namespace {
 
-template <typename T>
-__global__ void sdf_network_kernel(SdfNetwork<T> network, int rows, int64_t n, const T* x, T* sdf) {
+template <bool kBank, typename T>
+__global__ void sdf_network_kernel(SdfNetwork<T> network, int widest, int64_t n, const T* x, T* sdf) {
   for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < n; first += int64_t(gridDim.x) * blockDim.x) {
     const int64_t i = first + threadIdx.x, at = point_of(i, n);  // threads behind the end repeat the last point
     const T point[3] = {x[3 * at], x[3 * at + 1], x[3 * at + 2]};
-    const T value = evaluate(network, point, rows);
+    const T value = evaluate<kBank>(network, point, widest);
     if (i < n) sdf[i] = value;
   }
+}
+
+template <typename T>
+auto kernel_of(const SdfNetwork<T>& network) {
+  return network.banked() ? sdf_network_kernel<true, T> : sdf_network_kernel<false, T>;
+}
+
+template <typename T>
+TilePlan plan(const SdfNetwork<T>& network, int64_t n) {
+  return plan_tiles<T>(kernel_of(network), n, evaluation_rows(network));
 }
 
 }  // namespace
 
 template <typename T>
 int64_t sdf_network_scratch(const SdfNetwork<T>& network, int64_t n, const T*, T*) {
-  return plan_tiles<T>(sdf_network_kernel<T>, n, evaluation_rows(network)).scratch(0);
+  return plan(network, n).scratch(0);
 }
 
 template <typename T>
 void sdf_network(void* stream, const SdfNetwork<T>& network, int64_t n, const T* x, T* sdf, void*) {
-  const int rows = evaluation_rows(network);
-  launch_tiles(stream, plan_tiles<T>(sdf_network_kernel<T>, n, rows), sdf_network_kernel<T>, network, rows, n, x, sdf);
+  launch_tiles(stream, plan(network, n), kernel_of(network), network, widest(network), n, x, sdf);
 }
 
 #define NSR_INSTANTIATE(T)                                                                  \

@@ -2,38 +2,52 @@
 #pragma once
 
 #include "../kernels/launch.h"
-#include "grid_cell.cuh"
-#include "tile.cuh"
+#include "filter_bank.cuh"
 
 namespace nsr::cuda {
+
+// kBank of the kernels: whether the network has a filter bank with levels to show. Networks without one have kernels without
+// its registers.
 
 // Rows of one of the columns that layers alternate between.
 template <typename T>
 int widest(const SdfNetwork<T>& network) {
-  return larger(widest_hidden(network), network.visible());
+  return network.banked() ? widest_hidden(network) : larger(widest_hidden(network), network.visible());
 }
 
-// Rows that evaluate() needs: the activations of the last hidden layer are never stored.
+// Rows that evaluate() needs: the activations of the last hidden layer are never stored, but for the first one behind a bank.
 template <typename T>
 int evaluation_rows(const SdfNetwork<T>& network) {
+  if (network.banked()) return (network.hidden() == 1 ? 1 : 2) * widest(network) + bank_rows(network);
   return network.hidden() == 1 ? network.visible() : 2 * widest(network);
 }
 
-// f(x), in columns from row 0 on.
-template <typename T>
-__device__ __forceinline__ T evaluate(const SdfNetwork<T>& net, const T x[3], int rows) {
-  Column<T> in = shared_column<T>(0), out = shared_column<T>(rows / 2);
-  for (int d = 0; d < 3; ++d) in[d] = x[d];
-  for (int l = 0; l < net.grid.active_levels; ++l)
-    encode_level(net.grid, l, net.table, x, [&](int k, T h, T, T, T) { in[3 + k] = h; });
+// f(x), in columns from row 0 on, of evaluation_rows.
+template <bool kBank, typename T>
+__device__ __forceinline__ T evaluate(const SdfNetwork<T>& net, const T x[3], int widest) {
   const int last = net.hidden() - 1;
-  for (int l = 0; l < last; ++l) {
+  Column<T> in = shared_column<T>(0), out = shared_column<T>(widest);
+  const T* const weight = net.output().weight;
+  T f = net.output().bias[0];
+  int l = 0;
+  if constexpr (kBank) {
+    through_bank(net, x, BankColumns<T>(net, last ? 2 * widest : widest), in, NothingKept<T>());
+    for (int j = 0; j < net.width(0); ++j) in[j] = activate(net.activation, in[j]).value;
+    if (last == 0) {
+      for (int j = 0; j < net.width(0); ++j) f += weight[j] * in[j];
+      return f;
+    }
+    l = 1;
+  } else {
+    for (int d = 0; d < 3; ++d) in[d] = x[d];
+    for (int level = 0; level < net.grid.active_levels; ++level)
+      encode_level(net.grid, level, net.table, x, [&](int k, T h, T, T, T) { in[3 + k] = h; });
+  }
+  for (; l < last; ++l) {
     multiply<false>(net.layer[l], net.layer[l].bias, net.width(l), net.used_inputs(l), in,
                     [&](int j, T z) { out[j] = activate(net.activation, z).value; });
     swap(in, out);
   }
-  T f = net.output().bias[0];
-  const T* const weight = net.output().weight;
   multiply<false>(net.layer[last], net.layer[last].bias, net.width(last), net.used_inputs(last), in,
                   [&](int j, T z) { f += weight[j] * activate(net.activation, z).value; });
   return f;

@@ -20,15 +20,15 @@ __device__ int64_t next_ray(const TracePlan& plan, const TracedRays<T>& traced, 
   }
 }
 
-template <typename T>
-__global__ void trace_kernel(SdfNetwork<T> network, int rows, TracePlan plan, TracedRays<T> traced, RayCount* taken) {
+template <bool kBank, typename T>
+__global__ void trace_kernel(SdfNetwork<T> network, int widest, TracePlan plan, TracedRays<T> traced, RayCount* taken) {
   RayProgram<T> ray;
   int64_t r = next_ray(plan, traced, taken, ray);
   while (__syncthreads_or(r >= 0)) {
     T point[3] = {};
     if (r >= 0)
       for (int d = 0; d < 3; ++d) point[d] = traced.coordinate(r, ray, d);
-    const T value = evaluate(network, point, rows);
+    const T value = evaluate<kBank>(network, point, widest);
     if (r < 0) continue;
     advance_program(plan, value, ray);
     if (ray.phase != kFinished) continue;
@@ -38,8 +38,13 @@ __global__ void trace_kernel(SdfNetwork<T> network, int rows, TracePlan plan, Tr
 }
 
 template <typename T>
+auto kernel_of(const SdfNetwork<T>& network) {
+  return network.banked() ? trace_kernel<true, T> : trace_kernel<false, T>;
+}
+
+template <typename T>
 TilePlan plan_trace(const SdfNetwork<T>& network, int64_t rays) {
-  return plan_tiles<T>(trace_kernel<T>, rays, evaluation_rows(network));
+  return plan_tiles<T>(kernel_of(network), rays, evaluation_rows(network));
 }
 
 }  // namespace
@@ -57,7 +62,7 @@ void trace_sdf_network(void* stream, const SdfNetwork<T>& network, const TracePl
   RayCount* const taken = static_cast<RayCount*>(scratch);
   cudaMemsetAsync(taken, 0, sizeof(RayCount), static_cast<cudaStream_t>(stream));
   const TracedRays<T> traced{rays, origins, directions, mask, distance, hit, evaluations};
-  launch_tiles(stream, plan_trace(network, rays), trace_kernel<T>, network, evaluation_rows(network), plan, traced,
+  launch_tiles(stream, plan_trace(network, rays), kernel_of(network), network, widest(network), plan, traced,
                taken);
 }
 

@@ -1,5 +1,6 @@
 // A signed distance network: hash grid and raw coordinates, then dense layers with a smooth ReLU between them,
-//     a_0 = (x, grid(x)),   z_l = W_l a_{l-1} + b_l,   a_l = s(z_l),   (f, feature) = W_out a_L + b_out.
+//     a_0 = (x, grid(x)) or, with a filter bank (filter_bank.h), (x, taps of the bank),
+//     z_l = W_l a_{l-1} + b_l,   a_l = s(z_l),   (f, feature) = W_out a_L + b_out.
 //
 // The surface normal df/dx is a forward output, by the reverse pass
 //     p_L = W_out[0],   q_l = p_l s'(z_l),   p_{l-1} = W_l^T q_l,   df/dx = p_0[x] + J^T p_0[grid],   J = dgrid/dx.
@@ -16,6 +17,7 @@
 #include <cstdint>
 
 #include "dense_layers.h"
+#include "filter_bank.h"
 #include "hash_grid.h"
 #include "hd.h"
 
@@ -64,22 +66,35 @@ NSR_HD ActivationPoint<T> activate(Activation kind, T z) {
   return kind == kSquareplus ? squareplus(z) : softplus_100(z);
 }
 
-// Of the inputs of the first layer, the point and the active levels of the grid are used.
+// Of the inputs of the first layer, the point and those of the active levels of the grid are used.
 template <typename T>
 struct SdfNetwork : DenseLayers<T> {
   HashGrid grid;
   const T* table;
   Activation activation;
+  FilterBank<T> bank;
 
   NSR_HD int visible() const { return this->first_inputs; }
+  NSR_HD int grid_rows() const { return grid.active_levels * grid.features; }
+  NSR_HD int taps() const { return bank.width > 0 ? grid.active_levels : 0; }
+  NSR_HD bool banked() const { return taps() > 0; }
 
   // The numbers per point that the forward pass with normal keeps for its backward pass, and their places: a_0, p_0, the
-  // rows of J (3 k + d is d h_k / d x_d), z_l of every hidden layer, p_l of all but the last.
+  // rows of J (3 k + d is d h_k / d x_d), z_l of every hidden layer, p_l of all but the last; of a bank besides: the grid's
+  // features F and their cotangents; z_l, l from 0 on; y_l, l from 1 on; r_l, from 0 on (the last is in p_0).
   NSR_HD int kept_input_gradient() const { return visible(); }
   NSR_HD int kept_jacobian() const { return 2 * visible(); }
-  NSR_HD int kept_z(int l) const { return kept_jacobian() + 3 * (visible() - 3) + this->widths_before(l); }
+  NSR_HD int kept_z(int l) const { return kept_jacobian() + 3 * grid_rows() + this->widths_before(l); }
   NSR_HD int kept_p(int l) const { return kept_z(this->hidden()) + this->widths_before(l); }
-  NSR_HD int kept() const { return kept_p(this->hidden() - 1); }
+  NSR_HD int kept_bank() const { return kept_p(this->hidden() - 1); }
+  NSR_HD int kept_features() const { return banked() ? kept_bank() : 3; }
+  NSR_HD int kept_feature_gradient() const { return banked() ? kept_bank() + grid_rows() : kept_input_gradient() + 3; }
+  NSR_HD int kept_bank_z(int l) const { return kept_bank() + 2 * grid_rows() + l * bank.width; }
+  NSR_HD int kept_bank_y(int l) const { return kept_bank_z(taps() + l); }
+  NSR_HD int kept_bank_r(int l) const {
+    return l < taps() ? kept_bank_y(taps() + 1 + l) : kept_input_gradient() + 3 + (l - 1) * bank.width;
+  }
+  NSR_HD int kept() const { return banked() ? kept_bank_y(2 * taps() + 1) : kept_bank(); }
 };
 
 // Cotangents of the outputs, each [n, ...] or null for zeros: sdf [n], feature [n, width of the output layer - 1],
@@ -91,12 +106,13 @@ struct SdfCotangents {
   const T* gradient;
 };
 
-// Where the backward pass writes; a null pointer: not wanted. x [n, 3], table [entries, features].
+// Where the backward pass writes; a null pointer: not wanted. x [n, 3], table [entries, features], bank like its parameters.
 template <typename T>
 struct SdfGradients {
   T* x;
   T* table;
   LayerGradients<T> layers;
+  T* bank;
 };
 
 }  // namespace nsr

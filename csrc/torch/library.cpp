@@ -36,7 +36,8 @@ std::string build_info() {
 #define NSR_TABLE "Tensor table, int[] resolutions, int[] offsets, bool smoothstep, float extent, int active_levels"
 #define NSR_GRID "Tensor x, " NSR_TABLE
 #define NSR_COLOR_NETWORK NSR_TABLE ", Tensor parameters, int[] widths, int view_degree"
-#define NSR_NETWORK NSR_TABLE ", Tensor parameters, int[] widths, int activation"
+#define NSR_NETWORK \
+  NSR_TABLE ", Tensor parameters, int[] widths, int activation, Tensor? bank, int bank_width, float bank_omega"
 
 TORCH_LIBRARY(nsr, m) {
   m.def("build_info() -> str", &build_info);
@@ -73,7 +74,8 @@ TORCH_LIBRARY(nsr, m) {
   m.def("sdf_network(Tensor x, " NSR_NETWORK ") -> Tensor");
   m.def("sdf_and_normal(Tensor x, " NSR_NETWORK ", bool keep) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("sdf_and_normal_bwd(Tensor? grad_sdf, Tensor? grad_feature, Tensor? grad_gradient, Tensor kept, "
-        "Tensor x, " NSR_NETWORK ", bool need_x, bool need_table, bool need_parameters) -> (Tensor, Tensor, Tensor)");
+        "Tensor x, " NSR_NETWORK ", bool need_x, bool need_table, bool need_parameters, bool need_bank) -> "
+        "(Tensor, Tensor, Tensor, Tensor)");
   m.def("color_network(Tensor points, Tensor? normals, Tensor? view_dirs, Tensor features, " NSR_COLOR_NETWORK
         ", bool keep) -> (Tensor, Tensor)");
   m.def("color_network_bwd(Tensor grad_rgb, Tensor kept, Tensor points, Tensor? normals, Tensor? view_dirs, "

@@ -13,11 +13,11 @@ namespace {
 
 Tensor sdf_network(const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
                    double extent, int64_t active_levels, const Tensor& parameters, IntArrayRef widths,
-                   int64_t activation) {
+                   int64_t activation, const OptionalTensor& bank, int64_t bank_width, double bank_omega) {
   const char* op = "nsr::sdf_network";
   check_points_and_table(x, table, op);
-  const NetworkTensors network =
-      check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters, widths, activation, op);
+  const NetworkTensors network = check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters,
+                                               widths, activation, {bank, bank_width, bank_omega}, op);
   const Tensor sdf = at::empty({x.size(0)}, x.options()), points = x.contiguous();
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_network", [&] {
     NSR_LAUNCH_WITH_SCRATCH(x, sdf_network, network.describe<scalar_t>(), x.size(0), points.const_data_ptr<scalar_t>(),
@@ -31,11 +31,13 @@ int64_t tiles_of(const Tensor& x) { return (x.size(0) + kLanes - 1) / kLanes; }
 std::tuple<Tensor, Tensor, Tensor, Tensor> sdf_and_normal(const Tensor& x, const Tensor& table, IntArrayRef resolutions,
                                                           IntArrayRef offsets, bool smoothstep, double extent,
                                                           int64_t active_levels, const Tensor& parameters,
-                                                          IntArrayRef widths, int64_t activation, bool keep) {
+                                                          IntArrayRef widths, int64_t activation,
+                                                          const OptionalTensor& bank, int64_t bank_width,
+                                                          double bank_omega, bool keep) {
   const char* op = "nsr::sdf_and_normal";
   check_points_and_table(x, table, op);
-  const NetworkTensors network =
-      check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters, widths, activation, op);
+  const NetworkTensors network = check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters,
+                                               widths, activation, {bank, bank_width, bank_omega}, op);
   const int64_t n = x.size(0);
   const Tensor sdf = at::empty({n}, x.options()), gradient = at::empty({n, 3}, x.options()), points = x.contiguous();
   const Tensor feature = at::empty({n, network.features()}, x.options());
@@ -58,15 +60,16 @@ OptionalTensor check_cotangent(const OptionalTensor& grad, const Tensor& x, IntA
   return grad->contiguous();
 }
 
-std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
+std::tuple<Tensor, Tensor, Tensor, Tensor> sdf_and_normal_bwd(
     const OptionalTensor& grad_sdf, const OptionalTensor& grad_feature, const OptionalTensor& grad_gradient,
     const Tensor& kept, const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets,
     bool smoothstep, double extent, int64_t active_levels, const Tensor& parameters, IntArrayRef widths,
-    int64_t activation, bool need_x, bool need_table, bool need_parameters) {
+    int64_t activation, const OptionalTensor& bank, int64_t bank_width, double bank_omega, bool need_x, bool need_table,
+    bool need_parameters, bool need_bank) {
   const char* op = "nsr::sdf_and_normal_bwd";
   check_points_and_table(x, table, op);
-  const NetworkTensors network =
-      check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters, widths, activation, op);
+  const NetworkTensors network = check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters,
+                                               widths, activation, {bank, bank_width, bank_omega}, op);
   const int64_t n = x.size(0);
   const OptionalTensor of_sdf = check_cotangent(grad_sdf, x, {n}, "grad_sdf");
   const OptionalTensor of_feature = check_cotangent(grad_feature, x, {n, network.features()}, "grad_feature");
@@ -74,6 +77,7 @@ std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
   const Tensor points = x.contiguous();
   const Tensor grad_x = empty_if(x, need_x), grad_table = empty_if(table, need_table);
   const Tensor grad_parameters = empty_if(parameters, need_parameters);
+  const Tensor grad_bank = empty_if(bank ? *bank : parameters, need_bank && bank);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_and_normal_bwd", [&] {
     const SdfNetwork<scalar_t> description = network.describe<scalar_t>();
     TORCH_CHECK(kept.sizes() == IntArrayRef({tiles_of(x), description.kept(), kLanes}) &&
@@ -84,12 +88,13 @@ std::tuple<Tensor, Tensor, Tensor> sdf_and_normal_bwd(
     gradients.x = pointer_if<scalar_t>(grad_x, need_x);
     gradients.table = pointer_if<scalar_t>(grad_table, need_table);
     if (need_parameters) gradients.layers = network.layers.gradients_in<scalar_t>(grad_parameters);
+    gradients.bank = pointer_if<scalar_t>(grad_bank, need_bank && bank);
     const SdfCotangents<scalar_t> cotangents{pointer_or_null<scalar_t>(of_sdf), pointer_or_null<scalar_t>(of_feature),
                                              pointer_or_null<scalar_t>(of_gradient)};
     NSR_LAUNCH_WITH_SCRATCH(x, sdf_and_normal_bwd, description, n, table.size(0), points.const_data_ptr<scalar_t>(),
                             kept.const_data_ptr<scalar_t>(), cotangents, gradients);
   });
-  return {grad_x, grad_table, grad_parameters};
+  return {grad_x, grad_table, grad_parameters, grad_bank};
 }
 
 }  // namespace

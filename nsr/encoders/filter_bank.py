@@ -15,6 +15,7 @@ each level contributes at a point. Nothing here depends on which other points ar
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -24,7 +25,8 @@ from torch import Tensor, nn
 
 from nsr.encoders.base import Encoder, VectorJacobian
 from nsr.encoders.hash_grid import visible_levels
-from nsr.ops.hash_grid import HashGridSpec, hash_grid_with_jacobian
+from nsr.ops.hash_grid import HashGridSpec, hash_grid, hash_grid_with_jacobian
+from nsr.ops.sdf_network import FilterBank
 
 _TINY = 1e-8  # beside squared lengths of weights
 
@@ -119,7 +121,7 @@ class FilterBankEncoder(Encoder):
         self.weight = uniform(levels, width, width, bound=math.sqrt(6 / width) / config.omega)
         self.bias = uniform(levels, width, bound=1 / math.sqrt(width))
         growth = config.sigma * config.sigma_growth ** torch.arange(levels, dtype=torch.float32)
-        frequencies = torch.randn(levels, config.features, width, generator=generator)
+        frequencies = torch.randn(levels, width, config.features, generator=generator)
         self.frequencies = nn.Parameter(growth[:, None, None] * frequencies)
         if config.head == "sum":
             self.head_weight = uniform(levels, width, width, bound=math.sqrt(6 / width) / config.head_omega)
@@ -128,11 +130,25 @@ class FilterBankEncoder(Encoder):
     def set_progress(self, fraction: float) -> None:
         self.active_levels = visible_levels(fraction, self.start_levels, self.spec.levels)
 
+    def bank(self) -> FilterBank:
+        """The sine layers as the ops of nsr.ops.sdf_network take them."""
+        return FilterBank(self.first_weight, self.first_bias, self.frequencies, self.weight, self.bias, self.config.omega)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_with_vjp(x)[0]
+        return self._encode(x, hash_grid(x, self.table, self.spec, self.active_levels))[0]
 
     def forward_with_vjp(self, x: Tensor) -> tuple[Tensor, VectorJacobian]:
         features, jacobian = hash_grid_with_jacobian(x, self.table, self.spec, self.active_levels)
+        value, bank_vjp = self._encode(x, features)
+
+        def vjp(grad_value: Tensor) -> Tensor:
+            of_points, of_features = bank_vjp(grad_value)
+            return of_points + torch.bmm(of_features[:, None], jacobian)[:, 0]
+
+        return value, vjp
+
+    def _encode(self, x: Tensor, features: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        """The value, from points and their grid's features, and the map from its cotangent to those of the two."""
         per_level = features.view(len(x), self.spec.levels, -1)
         omega, active = self.config.omega, self.active_levels
         phase = omega * F.linear(x / self.spec.extent, self.first_weight, self.first_bias)
@@ -141,22 +157,21 @@ class FilterBankEncoder(Encoder):
         gammas: list[Tensor] = []
         hidden = torch.sin(phase)
         for level in range(active):
-            angle = 2.0 * math.pi * (per_level[:, level] @ self.frequencies[level])
+            angle = 2.0 * math.pi * (per_level[:, level] @ self.frequencies[level].T)
             gammas.append(2.0 * math.pi * torch.cos(angle))
             taps.append(self._layer(level, hidden, torch.sin(angle)))
             hidden = taps[-1].value
         head, head_vjp = self._head([tap.value for tap in taps])
 
-        def vjp(grad_value: Tensor) -> Tensor:
+        def vjp(grad_value: Tensor) -> tuple[Tensor, Tensor]:
             of_taps = head_vjp(grad_value[:, 3:])
             of_hidden = torch.zeros_like(hidden)
             of_features = [torch.zeros_like(per_level[:, 0])] * self.spec.levels
             for level in reversed(range(active)):
                 of_hidden, of_gamma = taps[level].vjp(of_taps[level] + of_hidden)
-                of_features[level] = (of_gamma * gammas[level]) @ self.frequencies[level].T
-            from_grid = torch.bmm(torch.cat(of_features, dim=1)[:, None], jacobian)[:, 0]
+                of_features[level] = (of_gamma * gammas[level]) @ self.frequencies[level]
             from_chain = (of_hidden * first_slope) @ self.first_weight / self.spec.extent
-            return grad_value[:, :3] + from_grid + from_chain
+            return grad_value[:, :3] + from_chain, torch.cat(of_features, dim=1)
 
         return torch.cat([x, head], dim=1), vjp
 

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from nsr.config import Variant, variant
 from nsr.encoders import POINT_ENCODERS, build_encoder
+from nsr.encoders.filter_bank import FilterBankEncoder
 from nsr.encoders.hash_grid import HashGridEncoder
 from nsr.models.mlp import ACTIVATIONS, linear
 from nsr.ops.sdf_network import SdfNetwork, has_kernel, sdf_and_normal, sdf_network
@@ -98,14 +99,19 @@ class ImplicitNetwork(nn.Module):
     def fused(self) -> SdfNetwork | None:
         """The network as the ops of nsr.ops.sdf_network take it, or None where they do not and PyTorch goes layer by layer.
 
-        They take a hash grid behind which hidden layers of at most 128 neurons follow without skips and weight normalisation.
-        The parameters are the network's own: valid until they are replaced or the encoder shows other levels.
+        They take a hash grid, or the filter bank as published with its taps beside each other, behind which hidden layers of at
+        most 128 neurons follow without skips and weight normalisation. The parameters are the network's own: valid until they
+        are replaced or the encoder shows other levels.
         """
-        if not isinstance(self.encoder, HashGridEncoder) or self.config.skip_in or self.config.weight_norm:
+        encoder, bank = self.encoder, None
+        if self.config.skip_in or self.config.weight_norm:
+            return None
+        if type(encoder) is FilterBankEncoder and encoder.config.head == "concatenate":
+            bank = encoder.bank()
+        elif not isinstance(encoder, HashGridEncoder):
             return None
         layers = tuple((self.layer(i).weight, self.layer(i).bias) for i in range(self.depth))
-        encoder = self.encoder
-        network = SdfNetwork(encoder.table, encoder.spec, encoder.active_levels, layers, self.config.activation)
+        network = SdfNetwork(encoder.table, encoder.spec, encoder.active_levels, layers, self.config.activation, bank)
         return network if has_kernel(network) else None
 
     def sdf(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:

@@ -6,16 +6,23 @@ import pytest
 import torch
 
 from nsr.config import Variant
+from nsr.encoders.filter_bank import FilterBankConfig, ModulatedFilterBankConfig
 from nsr.encoders.fourier import FourierConfig
 from nsr.encoders.hash_grid import HashGridConfig
 from nsr.encoders.positional import PositionalConfig
 from nsr.models.implicit_network import ImplicitNetwork, ImplicitNetworkConfig
 
 GRID = Variant("hashgrid", HashGridConfig(levels=3, base_resolution=3, max_resolution=9, log2_table_size=9, init_scale=0.1))
+BANK = Variant(
+    "nffb", FilterBankConfig(levels=3, base_resolution=3, max_resolution=9, log2_table_size=9, width=8, omega=5.0, sigma=2.0)
+)
 VANILLA = Variant("vanilla", PositionalConfig(frequencies=3))
 CONFIGS = {
     "small": ImplicitNetworkConfig(
         dims=(16,), skip_in=(), feature_size=5, activation="squareplus", weight_norm=False, encoder=GRID
+    ),
+    "bank": ImplicitNetworkConfig(
+        dims=(16,), skip_in=(), feature_size=5, activation="squareplus", weight_norm=False, encoder=BANK
     ),
     "skip": ImplicitNetworkConfig(dims=(40, 40, 40), skip_in=(2,), feature_size=4, encoder=VANILLA),
     "skip_last": ImplicitNetworkConfig(dims=(40, 40), skip_in=(2,), feature_size=4, encoder=VANILLA),
@@ -144,3 +151,36 @@ def test_fused_network_follows_its_parameters():
         hidden = network.sdf(x)
     assert not torch.equal(before, changed)
     assert not torch.equal(changed, hidden)
+
+
+@pytest.mark.parametrize(("active", "dtype"), [(3, torch.float64), (2, torch.float64), (3, torch.float32)])
+def test_the_fused_filter_bank_is_the_encoder_layer_by_layer(monkeypatch, active, dtype):
+    """The encoder in PyTorch is the oracle of the op, at values, gradients and the gradients of a loss on both."""
+    network = build(CONFIGS["bank"]).to(dtype)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    network.encoder.active_levels = active
+    wanted, results = list(network.parameters()), []
+    for fused in (True, False):
+        if not fused:
+            monkeypatch.setattr(ImplicitNetwork, "fused", lambda self: None)
+        assert (network.fused() is not None) == fused
+        output = network(points(50).to(dtype))
+        with torch.no_grad():
+            alone = network.sdf(points(50).to(dtype))
+        loss = output.sdf.square().sum() + output.feature.sum() + output.gradient.square().sum()
+        results.append([*output, alone, *torch.autograd.grad(loss, wanted, materialize_grads=True)])
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-10
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * max(theirs.abs().max().item(), 1.0))
+
+
+def test_which_filter_banks_are_fused():
+    """The paper's for surfaces; the others go layer by layer rather than as something else."""
+    bank = CONFIGS["bank"]
+    assert build(bank).fused() is not None
+    summed = Variant("nffb", dataclasses.replace(BANK.options, head="sum"))
+    modulated = Variant("stylemod_nffb", ModulatedFilterBankConfig(levels=3, base_resolution=3, max_resolution=9, width=8))
+    for encoder in (summed, modulated):
+        assert build(dataclasses.replace(bank, encoder=encoder)).fused() is None

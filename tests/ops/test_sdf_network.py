@@ -6,9 +6,9 @@ from support.sdf_networks import KINDS, make_network, make_points, tensors_of
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
-from nsr.ops.sdf_network import has_kernel, network_arguments, sdf_and_normal, sdf_network
+from nsr.ops.sdf_network import FilterBank, SdfNetwork, has_kernel, network_arguments, sdf_and_normal, sdf_network
 
-SMALL = ["no level, no feature", "softplus, odd sizes", "seven hidden layers"]
+SMALL = ["no level, no feature", "softplus, odd sizes", "seven hidden layers", "bank, some levels", "bank, odd sizes"]
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-11}
 SOFTPLUS_IN_DOUBLE = 1e-7  # torch's softplus is linear beyond 20 / beta, where the exact slope is 1 - 2e-9
 
@@ -71,9 +71,11 @@ def test_gradient_and_its_loss_equal_double_backward(backend, kind):
 def test_gradcheck(kind):
     network, x = make_network(kind, seed=3), make_points(5, seed=4).requires_grad_()
 
-    def outputs(x, table, *layers):
+    def outputs(x, table, *tensors):
+        layers, bank = tensors[: 2 * len(network.layers)], tensors[2 * len(network.layers) :]
         pairs = tuple(zip(layers[::2], layers[1::2], strict=True))
-        return sdf_and_normal(x, *network._replace(table=table, layers=pairs))
+        replaced = FilterBank(*bank, network.bank.omega) if bank else None
+        return sdf_and_normal(x, *network._replace(table=table, layers=pairs, bank=replaced))
 
     # Softplus of sharpness 100 bends within 0.01: the step of the differences must stay far below.
     assert gradcheck(outputs, (x, *tensors_of(network)), eps=1e-7, atol=1e-4, rtol=1e-4)
@@ -85,7 +87,7 @@ def test_sdf_alone_is_the_sdf_of_the_pair():
         assert_near(sdf_network(x, *network), sdf_and_normal(x, *network)[0], torch.float32)
 
 
-@pytest.mark.parametrize("kind", ["instant", "deep and wide"])
+@pytest.mark.parametrize("kind", ["instant", "deep and wide", "bank"])
 def test_points_do_not_depend_on_each_other(kind):
     network, x = make_network(kind, torch.float32), make_points(333, torch.float32)
     with torch.no_grad():
@@ -95,8 +97,9 @@ def test_points_do_not_depend_on_each_other(kind):
     assert all(torch.equal(a[5:290:3], b) for a, b in zip(together, alone, strict=True))
 
 
-def test_bit_identical_for_any_number_of_threads():
-    network, x = make_network("instant", torch.float32), make_points(3000, torch.float32).requires_grad_()
+@pytest.mark.parametrize("kind", ["instant", "bank"])
+def test_bit_identical_for_any_number_of_threads(kind):
+    network, x = make_network(kind, torch.float32), make_points(3000, torch.float32).requires_grad_()
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
@@ -126,9 +129,10 @@ def test_more_points_than_chunks_of_the_least_size():
 
 
 @pytest.mark.parametrize("output", [0, 1, 2])
-def test_only_one_output_in_the_loss(backend, output):
+@pytest.mark.parametrize("kind", ["softplus, odd sizes", "bank"])
+def test_only_one_output_in_the_loss(backend, kind, output):
     """The other cotangents are absent, not zero tensors."""
-    network, x = make_network("softplus, odd sizes"), make_points(50).requires_grad_()
+    network, x = make_network(kind), make_points(50).requires_grad_()
     wanted, grads = [x, *tensors_of(network)], {}
     for name in ("native", "reference"):
         with backend(name):
@@ -138,22 +142,30 @@ def test_only_one_output_in_the_loss(backend, output):
         assert_near(ours, theirs, torch.float64, least=SOFTPLUS_IN_DOUBLE)
 
 
-def test_only_the_gradients_that_are_needed():
-    network, x = make_network("instant"), make_points(30)
+@pytest.mark.parametrize("kind", ["instant", "bank, some levels"])
+def test_only_the_gradients_that_are_needed(kind):
+    network, x = make_network(kind), make_points(30)
     fixed = tuple((weight.detach(), bias.detach()) for weight, bias in network.layers)
-    frozen = network._replace(table=network.table.detach(), layers=fixed)
+    fixed_bank = network.bank and FilterBank(*(tensor.detach() for tensor in network.bank[:-1]), network.bank.omega)
+    frozen = network._replace(table=network.table.detach(), layers=fixed, bank=fixed_bank)
     everything = torch.autograd.grad(loss_of(sdf_and_normal(x.requires_grad_(), *network)), [x, *tensors_of(network)])
     (points,) = torch.autograd.grad(loss_of(sdf_and_normal(x, *frozen)), x)
     table_only = frozen._replace(table=network.table)
     (table,) = torch.autograd.grad(loss_of(sdf_and_normal(x.detach(), *table_only)), network.table)
-    layers_only = network._replace(table=frozen.table)
-    layers = torch.autograd.grad(loss_of(sdf_and_normal(x.detach(), *layers_only)), tensors_of(network)[1:])
-    assert all(torch.equal(a, b) for a, b in zip(everything, (points, table, *layers), strict=True))
+    layers_only = frozen._replace(layers=network.layers)
+    of_layers = [tensor for layer in network.layers for tensor in layer]
+    layers = torch.autograd.grad(loss_of(sdf_and_normal(x.detach(), *layers_only)), of_layers)
+    bank = ()
+    if network.bank:
+        bank_only = frozen._replace(bank=network.bank)
+        bank = torch.autograd.grad(loss_of(sdf_and_normal(x.detach(), *bank_only)), network.bank[:-1])
+    assert all(torch.equal(a, b) for a, b in zip(everything, (points, table, *layers, *bank), strict=True))
 
 
-def test_levels_that_are_not_active_get_no_gradient_and_leave_weights_alone():
-    network, x = make_network("some levels"), make_points(60)
-    used = 3 + network.active_levels * network.spec.features
+@pytest.mark.parametrize("kind", ["some levels", "bank, some levels"])
+def test_levels_that_are_not_active_get_no_gradient_and_leave_weights_alone(kind):
+    network, x = make_network(kind), make_points(60)
+    used = 3 + network.active_levels * (network.bank.weight.shape[-1] if network.bank else network.spec.features)
     table, weight = torch.autograd.grad(loss_of(sdf_and_normal(x, *network)), [network.table, network.layers[0][0]])
     first = network.spec.offsets[network.active_levels]
     assert (table[first:] == 0).all()
@@ -187,6 +199,25 @@ def test_extreme_values_stay_finite(kind):
     assert all(grad.isfinite().all() for grad in grads)
 
 
+def test_sines_of_large_phases_are_right(backend):
+    """Some hundred periods of the bank's first layer; rounding of the phase itself is the same on both sides in double."""
+    network, x = make_network("bank"), make_points(200)
+    with torch.no_grad():
+        network.bank.first_weight.mul_(1000.0)
+    results = []
+    for name in ("native", "reference"):
+        with backend(name), torch.no_grad():
+            results.append(sdf_and_normal(x, *network))
+    for ours, theirs in zip(*results, strict=True):
+        assert_near(ours, theirs, torch.float64, factor=100.0)
+    single = SdfNetwork(*(t.float() if isinstance(t, torch.Tensor) else t for t in network))
+    halves = tuple((weight.float(), bias.float()) for weight, bias in network.layers)
+    single = single._replace(layers=halves, bank=FilterBank(*(t.float() for t in network.bank[:-1]), network.bank.omega))
+    with torch.no_grad():
+        sdf = sdf_network(x.float(), *single)
+    assert (sdf - results[1][0]).abs().max() < 2e-3  # a phase of 1000 in float is known to 6e-5
+
+
 def test_the_next_derivatives_raise_by_name():
     network, x = make_network("instant"), make_points(4).requires_grad_()
     with pytest.raises(NotImplementedError, match="sdf_and_normal"):
@@ -213,6 +244,7 @@ def test_which_networks_have_a_kernel(backend):
 def test_arguments_that_do_not_fit(function):
     network, x = make_network("instant", torch.float32), make_points(4, torch.float32)
     (w0, b0), (w1, b1) = network.layers
+    bank = make_network("bank", torch.float32).bank
     cases = [
         (x[:, :2], network, r"expected \[N, 3\]"),
         (x.double(), network, "one dtype"),
@@ -223,6 +255,9 @@ def test_arguments_that_do_not_fit(function):
         (x, network._replace(layers=((w0, b0),)), "1 layers"),
         (x, network._replace(layers=((w0[:, 1:], b0), (w1, b1))), "layer 0 has weight"),
         (x, network._replace(layers=((w0, b0[1:]), (w1, b1))), "layer 0 has weight"),
+        (x, network._replace(bank=bank), "layer 0 has weight"),
+        (x, network._replace(bank=bank._replace(bias=bank.bias[1:])), "bias of the bank has shape"),
+        (x, network._replace(bank=bank._replace(omega=0.0)), "omega of the bank is 0.0"),
         (x, network._replace(layers=((torch.zeros(129, 15), torch.zeros(129)), (torch.zeros(1, 129), b1[:1]))), "width 129"),
     ]
     for points, changed, message in cases:
@@ -232,7 +267,8 @@ def test_arguments_that_do_not_fit(function):
 
 def test_the_ops_check_for_themselves():
     network, x = make_network("instant", torch.float32), make_points(4, torch.float32)
-    *grid, parameters, widths, activation = network_arguments(x, network, "test")
+    *grid, parameters, widths, activation, _, _, _ = network_arguments(x, network, "test")
+    bank = (None, 0, 0.0)
     for changed, message in [
         ((parameters[1:], widths, activation), "expected parameters"),
         ((parameters, widths[:1], activation), "2 to 8 layers"),
@@ -241,13 +277,21 @@ def test_the_ops_check_for_themselves():
         ((parameters.double(), widths, activation), "dtype"),
     ]:
         with pytest.raises(RuntimeError, match=message), torch.no_grad():
-            torch.ops.nsr.sdf_network(x, *grid, *changed)
+            torch.ops.nsr.sdf_network(x, *grid, *changed, *bank)
+    for changed, message in [
+        ((torch.zeros(3), 4, 1.0), "the bank's parameters"),
+        ((torch.zeros(3), 0, 1.0), "a bank of width 1 to 128"),
+        ((torch.zeros(3), 4, 0.0), "omega > 0"),
+    ]:
+        with pytest.raises(RuntimeError, match=message), torch.no_grad():
+            torch.ops.nsr.sdf_network(x, *grid, parameters, widths, activation, *changed)
     with pytest.raises(RuntimeError, match="keep=True"):
-        torch.ops.nsr.sdf_and_normal(x, *grid, parameters, widths, activation, False)[0].sum().backward()
+        torch.ops.nsr.sdf_and_normal(x, *grid, parameters, widths, activation, *bank, False)[0].sum().backward()
 
 
-def test_opcheck():
-    network, x = make_network("softplus, odd sizes", torch.float32), make_points(20, torch.float32)
+@pytest.mark.parametrize("kind", ["softplus, odd sizes", "bank, some levels"])
+def test_opcheck(kind):
+    network, x = make_network(kind, torch.float32), make_points(20, torch.float32)
     arguments = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in network_arguments(x, network, "test"))
     ops = torch.ops.nsr
     opcheck(ops.sdf_network, (x, *arguments))
@@ -256,5 +300,5 @@ def test_opcheck():
     opcheck(ops.sdf_and_normal, (*leaves, True))
     with torch.no_grad():
         sdf, feature, gradient, kept = ops.sdf_and_normal(x, *arguments, True)
-    opcheck(ops.sdf_and_normal_bwd, (sdf, feature, gradient, kept, x, *arguments, True, True, True))
-    opcheck(ops.sdf_and_normal_bwd, (None, None, gradient, kept, x, *arguments, False, True, False))
+    opcheck(ops.sdf_and_normal_bwd, (sdf, feature, gradient, kept, x, *arguments, True, True, True, True))
+    opcheck(ops.sdf_and_normal_bwd, (None, None, gradient, kept, x, *arguments, False, True, False, False))

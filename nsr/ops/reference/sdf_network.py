@@ -2,7 +2,8 @@
 
 Each function takes the arguments of the native op of the same name: points, then `network`: a grid's arguments
 (nsr.ops.reference.hash_grid.Grid), then parameters, weight [outputs, inputs] and bias [outputs] of each layer in turn,
-flattened into one tensor, widths, the outputs of each, and the activation's index in ACTIVATIONS.
+flattened into one tensor, widths, the outputs of each, and the activation's index in ACTIVATIONS; last, of the filter bank,
+its parameters in one tensor (None: there is no bank), its width and omega.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsr.ops.reference.dense_layers import split_layers
-from nsr.ops.reference.hash_grid import hash_grid, hash_grid_jac
+from nsr.ops.reference.filter_bank import filter_bank
+from nsr.ops.reference.hash_grid import Grid, hash_grid, hash_grid_jac
 
 SQUAREPLUS_WIDTH = 1e-3
 
@@ -34,8 +36,11 @@ ACTIVATIONS = (_softplus_100, _squareplus)  # z -> value, slope; Activation of c
 
 def sdf_network(x: Tensor, table: Tensor, *network: Any) -> Tensor:
     """SDF [N]."""
-    *grid, parameters, widths, activation = network
-    value = torch.cat([x, hash_grid(x, table, *grid)], 1)
+    *grid, parameters, widths, activation, bank, width, omega = network
+    features = hash_grid(x, table, *grid)
+    if bank is not None:
+        features, _ = filter_bank(x, features, Grid(*grid), bank, width, omega)
+    value = torch.cat([x, features], 1)
     *hidden, (weight_out, bias_out) = split_layers(value.shape[1], parameters, widths)
     for weight, bias in hidden:
         value, _ = ACTIVATIONS[activation](F.linear(value, weight, bias))
@@ -44,9 +49,11 @@ def sdf_network(x: Tensor, table: Tensor, *network: Any) -> Tensor:
 
 def sdf_and_normal(x: Tensor, table: Tensor, *network: Any) -> tuple[Tensor, Tensor, Tensor]:
     """SDF [N], feature [N, outputs - 1], and the SDF's gradient [N, 3] by a reverse pass written as forward code."""
-    *grid, parameters, widths, activation = network
-    h, jacobian = hash_grid_jac(x, table, *grid)
-    value, slopes = torch.cat([x, h], 1), []
+    *grid, parameters, widths, activation, bank, width, omega = network
+    features, jacobian = hash_grid_jac(x, table, *grid)
+    if bank is not None:
+        features, bank_vjp = filter_bank(x, features, Grid(*grid), bank, width, omega)
+    value, slopes = torch.cat([x, features], 1), []
     *hidden, (weight_out, bias_out) = split_layers(value.shape[1], parameters, widths)
     for weight, bias in hidden:
         value, slope = ACTIVATIONS[activation](F.linear(value, weight, bias))
@@ -55,4 +62,8 @@ def sdf_and_normal(x: Tensor, table: Tensor, *network: Any) -> tuple[Tensor, Ten
     grad = weight_out[0].expand(x.shape[0], -1)
     for (weight, _), slope in zip(reversed(hidden), reversed(slopes), strict=True):
         grad = (grad * slope) @ weight
-    return output[:, 0], output[:, 1:], grad[:, :3] + torch.einsum("nc,ncd->nd", grad[:, 3:], jacobian)
+    gradient, of_features = grad[:, :3], grad[:, 3:]
+    if bank is not None:
+        from_bank, of_features = bank_vjp(of_features)
+        gradient = gradient + from_bank
+    return output[:, 0], output[:, 1:], gradient + torch.einsum("nc,ncd->nd", of_features, jacobian)
