@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nsr.apps.options import add_resolution, check_resolution, check_suffix, whole_number
-from nsr.utils.errors import DataError
+from nsr.utils.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from nsr.training.run import Run
@@ -29,7 +29,7 @@ similarity. Mesh: 100k area-weighted samples per surface, exact point-to-triangl
 percent of the object radius; over the surface that two training views see, and over all of it (_all).
 After --train_cameras renderings and mesh are first aligned by the similarity that carries the refined training cameras onto
 the scene's ("aligned" in metrics.json says so).
-An option that is about one of the three measures that one, and those that others are about.
+An option that is about one of the three measures that one, and those that others are about; --mesh-only all but renderings.
 Figures in an existing metrics.json that are not measured again are kept when they are of the same checkpoint."""
 
 # What each measurement may have written; a new one leaves nothing of an earlier one.
@@ -57,6 +57,9 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--eval_cameras", action="store_true", help="compare the trained cameras with the scene's")
     parser.add_argument("--reference", metavar="SCENE", help="scene with the true cameras (default: cameras.npz of the data)")
     parser.add_argument("--gt", type=Path, metavar="MESH", help="true mesh, in world units")
+    parser.add_argument(
+        "--mesh-only", action="store_true", help="no renderings and their figures: large networks take minutes for each"
+    )
     add_resolution(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default RUN/metrics.json)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
@@ -68,6 +71,10 @@ def run_eval(args: argparse.Namespace) -> None:
     check_resolution(args.resolution)
     if args.out is not None:
         check_suffix(args.out, (".json",))
+    if args.mesh_only and (args.eval_rendering or args.views or args.samples):
+        raise UsageError(
+            "--mesh-only: leaves out what --eval_rendering, --views and --samples are about; give one or the other"
+        )
     if args.gt is not None and not args.gt.is_file():
         raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
 
@@ -83,7 +90,7 @@ def run_eval(args: argparse.Namespace) -> None:
     everything = not (of_renderings or of_cameras or args.gt)
     measured: dict = {}
     replaced: list[re.Pattern] = []
-    if of_renderings or everything:
+    if of_renderings or (everything and not args.mesh_only):
         measured |= rendering_metrics(run, scene, args.views, args.samples or 2)
         replaced.append(RENDERING)
     if of_cameras:

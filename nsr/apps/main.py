@@ -3,8 +3,8 @@
 A program is a module with `build_parser(prog) -> ArgumentParser`, whose parsers set `run=function` as a default;
 `function(args)` does the work and returns an exit code or None. Only the module of the chosen command is imported.
 
-Exit codes: 0 done; 2 usage; 75 try again (out of memory, stopped by a signal or by Ctrl-C with the work saved); other codes are
-those of nsr.utils.errors; 70 is a defect of nsr itself; 130 Ctrl-C.
+Exit codes: 0 done; 2 usage; 75 try again (out of memory, a full disk or one that is away for a while, stopped by a signal or by
+Ctrl-C with the work saved); other codes are those of nsr.utils.errors; 70 is a defect of nsr itself; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from nsr import __version__
-from nsr.utils.errors import NsrError, RetriableError, UsageError
+from nsr.utils.errors import NsrError, RetriableError, UsageError, is_transient
 from nsr.utils.memory import keep_freed_memory
 from nsr.utils.threads import set_thread_policy
 
 COMMANDS = {
     "reconstruct": ("nsr.apps.reconstruct", "photographs to mesh, pictures and report, in one go"),
     "train": ("nsr.apps.train", "train a surface, with IDR's flags"),
+    "failsafe": ("nsr.apps.failsafe", "train and evaluate unattended: again after kills, lack of memory, full disks"),
     "mesh": ("nsr.apps.mesh", "extract the mesh of a trained run"),
     "render": ("nsr.apps.render", "render training views, novel views or a turntable"),
     "eval": ("nsr.apps.eval", "measure a run: images, cameras, distance to a known mesh"),
@@ -99,7 +100,10 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespa
     _raise_usage_errors(parser)
     try:
         return parser.parse_intermixed_args(argv)
-    except TypeError:  # argparse's way to say that a parser with sub-commands cannot do that
+    except TypeError:  # argparse's way to say that a parser with sub-commands cannot do that; each of these can
+        commands = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        if argv and argv[0] in commands:
+            return commands[argv[0]].parse_intermixed_args(argv[1:])
         return parser.parse_args(argv)
 
 
@@ -139,6 +143,8 @@ def _unexpected(error: Exception) -> int:
     if isinstance(error, OSError) and error.strerror is not None:
         path = error.filename2 or error.filename  # of a renaming, the name that was asked for
         place = f"{path}: " if path is not None else ""
+        if is_transient(error):
+            return _fail(f"{place}{error.strerror}; mend that and run again", RetriableError.exit_code)
         return _fail(f"{place}{error.strerror}", NsrError.exit_code)
     traceback.print_exc()
     print(f"nsr: error: {type(error).__name__}: {error} (a defect of nsr, please report it)", file=sys.stderr)

@@ -47,7 +47,12 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
     again = parser.add_argument_group("continuing")
     again.add_argument("--is_continue", action="store_true", help="continue an earlier run of this experiment")
-    again.add_argument("--timestamp", default="latest", help="which run to continue (default latest)")
+    again.add_argument(
+        "--timestamp",
+        default="latest",
+        metavar="NAME",
+        help="which run to continue (default latest); of a new run, the name of its folder (default the time)",
+    )
     again.add_argument("--checkpoint", default="latest", help="which of its checkpoints to continue from (default latest)")
     again.add_argument(
         "--init_weights", type=Path, metavar="FILE", help="start from the weights of a checkpoint, or of an IDR .pth file"
@@ -64,8 +69,8 @@ def run_train(args: argparse.Namespace) -> int:
     check_folder(args.exps_folder / experiment, "--exps_folder")
 
     from nsr.training.continuation import continue_trainer
+    from nsr.training.folders import find_run_folder, new_run_folder
     from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, run_folder, train
-    from nsr.training.run import find_run_folder, new_run_folder
 
     request = RunRequest(
         data=_scene_folder(args.data_dir, args.scan_id),
@@ -85,14 +90,14 @@ def run_train(args: argparse.Namespace) -> int:
         if args.is_continue:
             folder = find_run_folder(args.exps_folder, experiment, args.timestamp)
             held.enter_context(run_folder(folder))  # before the checkpoint is read: another process may be about to write it
-            trainer, estimated = continue_trainer(folder, args.checkpoint, request), None
+            trainer, estimated = continue_trainer(folder, args.checkpoint, request, say=warn), None
         else:
             scene, train_views, holdout_views, silhouette_seconds = open_scene(request, say=warn)
             estimated = scene if silhouette_seconds else None
             if not args.no_check:
                 refuse_errors(scene.select(sorted([*train_views, *holdout_views])), say=warn)
             trainer = new_trainer(request, scene, train_views, holdout_views)
-            folder = new_run_folder(args.exps_folder, experiment)
+            folder = new_run_folder(args.exps_folder, experiment, args.timestamp)
             held.enter_context(run_folder(folder, new=True))
         train(
             trainer,

@@ -26,7 +26,7 @@ from torch import Tensor
 from nsr.datasets.images import list_images, masks_from_alpha, read_image, read_many, read_mask, trailing_number
 from nsr.geometry.cameras import decompose_projection
 from nsr.types import Cameras, Scene, Sphere
-from nsr.utils.errors import DataError, UsageError
+from nsr.utils.errors import DataError, UsageError, is_transient
 from nsr.utils.files import atomic_write
 
 IMAGE_FOLDERS = ("image", "images")
@@ -247,6 +247,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except Exception as error:  # zipfile, zlib and numpy raise whatever a damaged archive leads them to
+        if is_transient(error):
+            raise
         raise DataError(f"{path}: not a readable npz archive ({error}); write the cameras again") from error
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nsr.utils.errors import DataError
+from nsr.utils.errors import DataError, is_transient
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -102,6 +102,8 @@ def _open(path: str | Path) -> Image.Image:
     except FileNotFoundError as error:
         raise DataError(f"read image: {path} does not exist") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if is_transient(error):
+            raise
         raise DataError(f"read image: {path} is truncated or no image ({error}); copy or export it again") from error
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 from nsr.datasets.synthetic_room import Room
 from nsr.geometry.cameras import compose_projection
 from nsr.types import Cameras, Scene
-from nsr.utils.errors import DataError, UsageError
+from nsr.utils.errors import DataError, UsageError, is_transient
 from nsr.utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -171,6 +171,8 @@ def _cache_folder(cache_dir: str | Path | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if is_transient(error):
+            raise
         raise UsageError(
             f"{folder}: the cache of built-in scenes cannot be made ({error.strerror}); "
             "set XDG_CACHE_HOME to a folder that can be written"

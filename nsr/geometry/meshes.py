@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nsr.utils.errors import DataError, UsageError
+from nsr.utils.errors import DataError, UsageError, is_transient
 from nsr.utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def load_mesh(path: str | Path) -> trimesh.Trimesh:
         # trimesh drops the vertex colours of a part that has a material.
         mesh = trimesh.load(path, process=False, force="mesh", **({"skip_materials": True} if is_glb else {}))
     except Exception as error:  # the readers of trimesh raise whatever their formats trip over
+        if is_transient(error):
+            raise
         raise DataError(f"{path}: cannot be read as a mesh ({type(error).__name__}: {error})") from error
     if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
         raise DataError(f"{path}: expected a mesh with triangles, found none (a point cloud?)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -19,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nsr.utils.errors import CheckpointError
-from nsr.utils.files import atomic_write
+from nsr.utils.errors import CheckpointError, RetriableError, is_transient
+from nsr.utils.files import atomic_write, keep_as
 
 FORMAT_VERSION = 1
 _METADATA_KEY = "nsr"
@@ -38,11 +39,18 @@ class Checkpoint:
     checksum: str
 
 
-def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that is cut off or garbled, and not one of another program or version: the one before it may be whole."""
+
+
+def save_checkpoint(
+    path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], keep: str | Path | None = None
+) -> None:
     """Write tensors (any device, shape and dtype; strides are not kept) and a JSON-able dict as one file, atomically.
 
-    A crash at any moment leaves the previous file or the new one. Raises CheckpointError when the file cannot be
-    written, and TypeError or ValueError when meta is not strict JSON.
+    keep: another name for the file that is replaced, where there is one. A crash at any moment leaves the previous file or the
+    new one. Raises CheckpointError when the file cannot be written, RetriableError when it may be at another time (a full
+    disk), and TypeError or ValueError when meta is not strict JSON.
     """
     from safetensors.torch import save
 
@@ -54,8 +62,12 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], meta: Mappi
     try:
         with atomic_write(path, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # the one that is kept gives way only to one that is whole
+            if keep is not None and Path(path).is_file():
+                keep_as(Path(path), Path(keep))
     except OSError as error:
-        raise CheckpointError(
+        raise (RetriableError if is_transient(error) else CheckpointError)(
             f"cannot write the checkpoint {path}: {error.strerror or error}; the previous one, if any, is untouched. "
             "Free some space or choose another folder"
         ) from error
@@ -64,8 +76,8 @@ def save_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], meta: Mappi
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read what save_checkpoint wrote. Nothing in the file is executed.
 
-    Raises CheckpointError: no such file, a truncated or damaged file, a file of another program (a pickle is recognised
-    and not opened), a newer format.
+    Raises CheckpointError: no such file, a truncated or damaged file (DamagedCheckpointError), a file of another program (a
+    pickle is recognised and not opened), a newer format. An OSError that may be gone at another time passes through.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -78,7 +90,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
         tensors = {name: tensor.clone() for name, tensor in load(data).items()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
+        if is_transient(error):
+            raise
+        raise DamagedCheckpointError(
             f"{path}: the checkpoint is truncated or damaged ({error}); use an earlier one or train again"
         ) from error
     if _METADATA_KEY not in metadata:
@@ -93,13 +107,13 @@ def _read_meta(path: Path, text: str, tensors: Mapping[str, Tensor]) -> tuple[di
         header = json.loads(text)
         version, crc, meta_text = header["version"], header["crc32"], header["meta"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: the checkpoint's header is damaged; use an earlier one") from error
+        raise DamagedCheckpointError(f"{path}: the checkpoint's header is damaged; use an earlier one") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: checkpoint format {version}, this nsr reads {FORMAT_VERSION}; use the nsr that wrote it"
         )
     if _checksum(tensors, meta_text) != crc:
-        raise CheckpointError(f"{path}: the checkpoint is damaged (wrong checksum); use an earlier one or train again")
+        raise DamagedCheckpointError(f"{path}: the checkpoint is damaged (wrong checksum); use an earlier one or train again")
     return json.loads(meta_text), crc
 
 
@@ -118,7 +132,7 @@ def _check_is_safetensors(path: Path) -> None:
             f"{path}: a pickle (torch.save), not an nsr checkpoint; it was not opened, since a pickle can run code. "
             "Weights of the original IDR are read by `nsr train --init_weights FILE.pth` (load_legacy_idr)"
         )
-    raise CheckpointError(
+    raise DamagedCheckpointError(
         f"{path}: truncated, or not an nsr checkpoint (no safetensors header); use an earlier one or train again"
     )
 

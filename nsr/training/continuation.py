@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from nsr.config import bind
 from nsr.datasets.detect import parse_views
-from nsr.training.checkpoint import load_checkpoint
+from nsr.training.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoint
 from nsr.training.estimated_masks import refuse_later_masks
+from nsr.training.folders import LATEST, PREVIOUS, checkpoint_path
 from nsr.training.launch import RunRequest, check_device, new_trainer, overrides_of, read_config
-from nsr.training.run import checkpoint_path, data_place, differences, load_run_scene, reading
+from nsr.training.run import data_place, differences, load_run_scene, reading
 from nsr.training.settings import Config
 from nsr.training.trainer import Trainer
 from nsr.types import Scene
@@ -22,13 +23,19 @@ from nsr.utils.hocon import override_tree
 MAY_CHANGE = ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "max_bad_steps", "cuda_graph")
 
 
-def resume_trainer(run: Path, request: RunRequest, scene: Scene, train_views: list[int], holdout_views: list[int]) -> Trainer:
-    """The trainer of an unfinished run in a folder, when it is the run that `request` asks for.
+def resume_trainer(
+    run: Path,
+    request: RunRequest,
+    scene: Scene,
+    train_views: list[int],
+    holdout_views: list[int],
+    say: Callable[[str], None] = print,
+) -> Trainer:
+    """The trainer of an unfinished run in a folder, when it is the run that `request` asks for; say: see last_whole_checkpoint.
 
     Raises UsageError when it is another one: other data, configuration, views, seed or choice to train cameras.
     """
-    file = checkpoint_path(run)
-    saved = load_checkpoint(file)
+    file, saved = last_whole_checkpoint(run, say)
     trainer = new_trainer(request, scene, train_views, holdout_views)
     with reading(file):
         meta, ours = saved.meta, trainer.meta
@@ -53,8 +60,28 @@ def resume_trainer(run: Path, request: RunRequest, scene: Scene, train_views: li
     return trainer
 
 
-def continue_trainer(run: Path, checkpoint: str, request: RunRequest) -> Trainer:
-    """The trainer of an earlier run, as it was at its checkpoint.
+def last_whole_checkpoint(run: Path, say: Callable[[str], None]) -> tuple[Path, Checkpoint]:
+    """A run's latest checkpoint, with its file; where that is damaged or lost, the one before, and `say` is told.
+
+    Raises CheckpointError when neither can be used, or the latest is of another program or version.
+    """
+    latest, previous = checkpoint_path(run), checkpoint_path(run, PREVIOUS)
+    try:
+        return latest, load_checkpoint(latest)
+    except CheckpointError as error:
+        lost = not latest.exists()
+        if not previous.is_file() or not (lost or isinstance(error, DamagedCheckpointError)):
+            raise
+        try:
+            saved = load_checkpoint(previous)
+        except CheckpointError as neither:
+            raise CheckpointError(f"{error}; nor can the one before it be used: {neither}") from error
+        say(f"warning: {error}: continuing from {previous.name}, the one before it")
+        return previous, saved
+
+
+def continue_trainer(run: Path, checkpoint: str, request: RunRequest, say: Callable[[str], None] = print) -> Trainer:
+    """The trainer of an earlier run, as it was at its checkpoint; the latest may be that of last_whole_checkpoint.
 
     It keeps its configuration, views and seed: what `request` says about them may repeat the run's values, and change those of
     MAY_CHANGE; None asks for nothing.
@@ -63,13 +90,14 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest) -> Trainer
     CheckpointError and DataError when the checkpoint or the photographs are not usable.
     """
     file = checkpoint_path(run, checkpoint)
-    if not file.is_file():
+    usable = [file, checkpoint_path(run, PREVIOUS)] if checkpoint == LATEST else [file]
+    if not any(path.is_file() for path in usable):
         found = ", ".join(sorted(path.stem for path in file.parent.glob("*.safetensors"))) or "none"
         raise CheckpointError(
             f"{run}: no checkpoint {checkpoint!r}, found {found}; choose one with --checkpoint or --timestamp; "
             "a run that was stopped before its first checkpoint has to be started again"
         )
-    saved = load_checkpoint(file)
+    file, saved = last_whole_checkpoint(run, say) if checkpoint == LATEST else (file, load_checkpoint(file))
     device = check_device(request.device)
     with reading(file):
         meta = saved.meta

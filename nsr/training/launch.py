@@ -21,10 +21,11 @@ from nsr.geometry.poses import align_cameras, transform_cameras
 from nsr.training.checkpoint import load_checkpoint, load_legacy_idr, unflatten
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
 from nsr.training.estimated_masks import masked_scene, write_masks
+from nsr.training.folders import checkpoint_path, has_checkpoint
 from nsr.training.guards import TerminationSignal
 from nsr.training.log import MetricsLog
 from nsr.training.results import render_view
-from nsr.training.run import checkpoint_path, reading, run_meta, split_views
+from nsr.training.run import reading, run_meta, split_views
 from nsr.training.settings import Config
 from nsr.training.trainer import Trainer
 from nsr.types import Scene, Sphere
@@ -203,9 +204,9 @@ def train(
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if estimated is not None:
             write_masks(estimated, folder / MASK_FOLDER)
-        elif not checkpoint_path(folder).is_file():  # of a run that did not come to its first checkpoint
+        elif not has_checkpoint(folder):  # of a run that did not come to its first checkpoint
             shutil.rmtree(folder / MASK_FOLDER, ignore_errors=True)
-        trainer.save(folder)
+        trainer.save(folder, keep=False)  # nothing new: where a checkpoint is replaced, it is the one that was continued
         with atomic_write(folder / "runconf.conf") as file:
             file.write(to_hocon(to_tree(trainer.config)))
         with MetricsLog(folder, resume_step=trainer.clock.step, tensorboard=tensorboard) as log:
@@ -255,9 +256,9 @@ def run_folder(folder: Path, new: bool = False) -> Iterator[None]:
         except BaseException:
             made = set(folder.iterdir()) - found
             if not any(path.is_file() and path.name != LOCK_NAME for top in made for path in (top, *top.rglob("*"))):
-                for path in made:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-                with suppress(OSError):  # what another process has put there meanwhile stays
+                with suppress(OSError):  # what another process has put there meanwhile stays, and on Windows the lock
+                    for path in made:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
                     for place in [folder] if new else missing:
                         place.rmdir()
             raise

@@ -20,6 +20,7 @@ from nsr.geometry.unseen import Unseen, treat_unseen
 from nsr.models.idr import IDRModel
 from nsr.training.continuation import resume_trainer
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
+from nsr.training.folders import has_checkpoint
 from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, run_folder, train
 from nsr.training.log import peak_memory_mb
 from nsr.training.results import (
@@ -31,7 +32,7 @@ from nsr.training.results import (
     run_mesh,
     training_views,
 )
-from nsr.training.run import checkpoint_path, load_run, reference_cameras
+from nsr.training.run import load_run, reference_cameras
 from nsr.training.trainer import Trainer
 from nsr.types import Cameras, Scene
 from nsr.utils.errors import RetriableError, UsageError
@@ -120,7 +121,7 @@ def _train(
     reference_file = ground_truth or scene.ground_truth
     reference = load_mesh(reference_file) if reference_file is not None else None
     if unfinished:
-        trainer = resume_trainer(out, request, scene, train_views, held)
+        trainer = resume_trainer(out, request, scene, train_views, held, say)
         say(f"{out}: continuing an unfinished run at step {trainer.clock.step}")
     else:
         trainer = new_trainer(request, scene, train_views, held)
@@ -207,7 +208,7 @@ def unseen_note(unseen: Unseen, min_views: int) -> str:
 
 def _holds_unfinished_run(out: Path) -> bool:
     """Whether there is a run to continue. Raises UsageError for finished results, or ones whose run is not there."""
-    if checkpoint_path(out).is_file() and not (out / "report.html").is_file():
+    if has_checkpoint(out) and not (out / "report.html").is_file():
         return True
     found = [name for name in RESULTS if (out / name).is_file()]
     if found:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +20,11 @@ from nsr.models.idr import IDRModel
 from nsr.training.checkpoint import Checkpoint, load_checkpoint, unflatten
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
 from nsr.training.estimated_masks import read_masks
+from nsr.training.folders import checkpoint_path
 from nsr.training.schedule import show_detail
 from nsr.training.settings import Config
 from nsr.types import Cameras, Scene, Sphere
 from nsr.utils.errors import CheckpointError, DataError
-
-LATEST = "latest"
 
 
 @dataclass(frozen=True)
@@ -196,37 +193,6 @@ def run_meta(
 def data_place(data: str) -> str:
     """What to give load_scene in another working directory: the full path of a folder, the name of a built-in scene."""
     return data if is_built_in(data) or not Path(data).is_dir() else str(Path(data).resolve())
-
-
-def new_run_folder(experiments: Path, name: str) -> Path:
-    """experiments/name/<time stamp>, as IDR lays its experiments out; created, and this caller's alone."""
-    stamp = datetime.now().strftime("%Y_%m_%d_%H_%M_%S")
-    for number in itertools.count(1):
-        folder = experiments / name / (stamp if number == 1 else f"{stamp}_{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:  # another run began in this second
-            continue
-        return folder
-
-
-def find_run_folder(experiments: Path, name: str, timestamp: str = LATEST) -> Path:
-    """The folder of an earlier run of this name: the latest one, or that of a time stamp."""
-    parent = experiments / name
-    stamps = sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
-    if timestamp == LATEST and stamps:
-        return parent / stamps[-1]
-    if timestamp in stamps:
-        return parent / timestamp
-    raise CheckpointError(
-        f"no run to continue: expected {'a run' if timestamp == LATEST else timestamp} in {parent}, found "
-        f"{', '.join(stamps) or 'none'}; start without --is_continue or give --exps_folder, --expname and --timestamp of a run"
-    )
-
-
-def checkpoint_path(run: Path, checkpoint: str = LATEST) -> Path:
-    """The checkpoint file of a run folder, or `run` itself when it is a file."""
-    return run if run.is_file() else run / "checkpoints" / f"{checkpoint}.safetensors"
 
 
 def load_run(path: Path | str, device: torch.device | str = "cpu") -> Run:

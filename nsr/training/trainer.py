@@ -22,6 +22,7 @@ from nsr.models.exposure import AffineExposure
 from nsr.models.idr import IDRModel, TrainingOutput
 from nsr.models.losses import FADING, color_loss, fading_weights, idr_losses
 from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
+from nsr.training.folders import PREVIOUS, checkpoint_path
 from nsr.training.guards import BadStepGuard, HalfStep, TerminationSignal, is_out_of_memory
 from nsr.training.optimisers import Optimisers
 from nsr.training.photometric import PhotometricTerm
@@ -338,8 +339,8 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------ state
 
-    def save(self, folder: Path) -> Path:
-        """Write checkpoints/latest.safetensors, atomically."""
+    def save(self, folder: Path, keep: bool = True) -> Path:
+        """Write checkpoints/latest.safetensors, atomically; keep: what it replaces stays, as previous.safetensors."""
         self._take_note(self.readback.come())
         cameras = self.cameras()
         state = {
@@ -370,9 +371,8 @@ class Trainer:
             "step": self.clock.step,
             "state": rest,
         }
-        path = folder / "checkpoints" / "latest.safetensors"
-        save_checkpoint(path, tensors, meta)
-        return path
+        save_checkpoint(checkpoint_path(folder), tensors, meta, keep=checkpoint_path(folder, PREVIOUS) if keep else None)
+        return checkpoint_path(folder)
 
     def resume(self, source: Path | Checkpoint) -> None:
         """Continue from a checkpoint of the same configuration; the next step is the one that would have followed."""

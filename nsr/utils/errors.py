@@ -4,6 +4,8 @@ Each message names the operation, what was expected, what came, and what to do a
 what was asked, with 75 (EX_TEMPFAIL) when running it again may succeed, and with any other code when it will not.
 """
 
+import errno
+
 
 class NsrError(Exception):
     """Base of every error that nsr raises for its user; `exit_code` is what the command line ends with."""
@@ -48,6 +50,23 @@ class TrainingError(NsrError):
 
 
 class RetriableError(NsrError):
-    """Running the same command again may succeed: out of memory, interrupted by a signal. State was saved."""
+    """Running the same command again may succeed: out of memory, a full disk, interrupted by a signal. State was saved."""
 
     exit_code = 75
+
+
+# What file systems say that are full, or not well for a while. All that is wrong with a path or with rights is left out: it
+# will be wrong the next time too.
+_TRANSIENT = (
+    *("ENOSPC", "EDQUOT", "EIO", "ESTALE", "EREMOTEIO", "EAGAIN", "EINTR", "EBUSY", "ENOLCK", "ENOMEM", "ENFILE", "EMFILE"),
+    *("ETIMEDOUT", "ENOTCONN", "ECONNRESET", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
+)
+_TRANSIENT_NUMBERS = frozenset(getattr(errno, name) for name in _TRANSIENT if hasattr(errno, name))
+_SHARING_VIOLATIONS = (32, 33)  # of Windows: another program, a virus scanner say, has the file open
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether an error of the machine may be gone at another time: no memory, a full disk, a network disk that is away."""
+    if not isinstance(error, OSError):
+        return isinstance(error, MemoryError)
+    return error.errno in _TRANSIENT_NUMBERS or getattr(error, "winerror", None) in _SHARING_VIOLATIONS

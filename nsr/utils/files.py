@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from nsr.utils.errors import UsageError
 
 LOCK_NAME = ".lock"
+_LOCKED_BYTE = 2**30  # on Windows: behind the text, since nobody else can read a byte that is locked
 
 
 @contextmanager
@@ -44,6 +44,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 def _sync_folder(folder: Path) -> None:
     """Make a rename survive a power cut."""
+    if os.name == "nt":  # which opens no folders, and keeps the order of renames itself
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,6 +53,21 @@ def _sync_folder(folder: Path) -> None:
         pass  # some network file systems refuse to sync folders; the file itself is synced
     finally:
         os.close(descriptor)
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """Let a file have another name too, in place of whatever had that. It stays there when `path` is written anew.
+
+    Where the file system has no second names the file is renamed, and `path` is missing until it is written anew.
+    """
+    temporary = other.with_name(f".{other.stem}.{secrets.token_hex(4)}{other.suffix}")
+    try:
+        os.link(path, temporary)
+    except (OSError, NotImplementedError):
+        os.replace(path, other)
+        return
+    os.replace(temporary, other)
+    temporary.unlink(missing_ok=True)  # still there if both were names of one file already
 
 
 @contextmanager
@@ -62,17 +79,33 @@ def file_lock(folder: str | Path) -> Iterator[None]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK_NAME, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _take_lock(file):
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise UsageError(
                 f"{folder} is being written by another process (pid {holder}); "
                 "wait until it has finished, stop it, or choose another output folder"
-            ) from error
+            )
         file.seek(0)
         file.truncate()
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _take_lock(file: IO[str]) -> bool:
+    """Lock an open file until it is closed; whether nobody else has."""
+    if os.name == "nt":
+        import msvcrt
+
+        os.lseek(file.fileno(), _LOCKED_BYTE, os.SEEK_SET)
+        with suppress(OSError):
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            return True
+        return False
+    import fcntl
+
+    with suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nsr.utils.errors import ConfigError
+from nsr.utils.errors import ConfigError, is_transient
 
 _INCLUDE = re.compile(r'^[^#"\n]*?\binclude\s+(?:required\s*\()?\s*(?:file\s*\()?\s*"([^"\n]+)"', re.MULTILINE)
 _ABSENT = object()
@@ -105,6 +105,8 @@ def _include_order(path: Path, chain: tuple[Path, ...] = ()) -> list[Path]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        if is_transient(error):
+            raise
         by = f", included by {chain[-1]}" if chain else ""
         raise ConfigError(f"cannot read the configuration {path}{by}: {error}") from error
     files: list[Path] = []

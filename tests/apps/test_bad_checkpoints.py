@@ -17,6 +17,7 @@ from support.spoiled_scene import cut, new_cameras
 
 from nsr.apps.main import main
 from nsr.training.checkpoint import load_checkpoint, save_checkpoint
+from nsr.training.folders import PREVIOUS, checkpoint_path
 from nsr.utils.files import file_lock
 
 
@@ -50,6 +51,7 @@ def refused_by_all(exps, scene, conf, tmp_path, refused):
     file = run / "checkpoints" / "latest.safetensors"
 
     def check(damage: Callable[[Path], None], *words: str) -> None:
+        checkpoint_path(run, PREVIOUS).unlink()  # with it, training goes on
         damage(file)
         before = {path: path.read_bytes() for path in files_in(run)}
         for command in (

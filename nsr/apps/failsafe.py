@@ -1,0 +1,246 @@
+"""`nsr failsafe`: training and evaluation that run unattended, and survive what another try may survive."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from nsr.apps.options import TRAIN_CAMERAS, add_resolution, check_folder, check_resolution, seconds, whole_number
+from nsr.utils.errors import CheckpointError, DataError, UsageError
+from nsr.utils.supervisor import Supervisor, say
+
+DTU, H3DS = Path("data/DTU"), Path("data/H3DS")  # where `nsr data download` and the H3DS archive put scans
+_RAW = argparse.RawDescriptionHelpFormatter
+
+WHAT_IT_SURVIVES = """Tried again: exit code 75 (out of memory, a full disk, a file system that is away, SIGTERM to the program
+alone) and death by a signal; from the last whole checkpoint, after 2, 4, 8 ... up to 60 seconds, until --max_retries tries in a
+row got no further. Not tried again: anything else, such as a mistake in the command or in the data. The exit code is that of
+the last try, 128 + n where signal n ended it. EXPS_FOLDER/EXPERIMENT/failsafe.csv has a row for every try. More:
+docs/failsafe.md."""
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Train and evaluate unattended: run again after kills, lack of memory, full disks.",
+        epilog=f"examples:\n  {prog} train --exp NFFB --scan_id 65 --budget 600\n"
+        f"  {prog} train --exp Posenc --scan_id 65 --trainable_cameras --is_continue\n"
+        f"  {prog} train --exp HashGrid --data_dir bust --conf instant --budget 60\n"
+        f"  {prog} eval --exp NFFB --scan_id 65 --eval_rendering\n\n{WHAT_IT_SURVIVES}",
+        formatter_class=_RAW,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_eval(commands)
+    return parser
+
+
+def _add_train(commands) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train, again and again if need be",
+        description="Train one of the encoder experiments to its end, through kills, lack of memory and full disks.",
+        epilog="examples:\n  nsr failsafe train --exp NFFB --scan_id 65\n  nsr failsafe train --exp Posenc --scan_id 65 "
+        "--trainable_cameras --budget 3600 --device cuda\n  nsr failsafe train --exp HashGrid --data_dir photos/cup --conf "
+        f"instant sampling.rays=2048\n\n{WHAT_IT_SURVIVES}",
+        formatter_class=_RAW,
+    )
+    _add_experiment(parser)
+    parser.add_argument(
+        "--is_continue", action="store_true", help="continue the newest run of this experiment; where there is none, begin one"
+    )
+    parser.add_argument("--nepoch", type=whole_number(1, "epochs"), help="epochs to train for, from the run's beginning")
+    parser.add_argument("--budget", type=seconds, metavar="SECONDS", help="seconds to train for, from the run's beginning")
+    parser.add_argument("--views", metavar="N|LIST", help="how many views to use, or which (default all)")
+    parser.add_argument("--holdout", type=whole_number(0, "views"), metavar="K", help="views to keep from training (default 0)")
+    parser.add_argument("--seed", type=whole_number(0, "a seed"), metavar="N", help="seed of every random draw (default 0)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values to change")
+    parser.set_defaults(run=run_train)
+
+
+def _add_eval(commands) -> None:
+    parser = commands.add_parser(
+        "eval",
+        help="mesh and figures of the newest finished run",
+        description="Extract the mesh of an experiment's newest finished run and measure it: mesh.ply and metrics.json in the\n"
+        "run's folder. With refined cameras these are measured too.",
+        epilog="examples:\n  nsr failsafe eval --exp NFFB --scan_id 65\n  nsr failsafe eval --exp NFFB --scan_id 65 "
+        f"--trainable_cameras --eval_rendering\n  nsr failsafe eval --exp HashGrid --data_dir bust --conf instant\n\n"
+        f"{WHAT_IT_SURVIVES}",
+        formatter_class=_RAW,
+    )
+    _add_experiment(parser)
+    parser.add_argument(
+        "--eval_rendering", action="store_true", help="also render the training views, and compare renderings with photographs"
+    )
+    parser.add_argument("--gt", type=Path, metavar="MESH", help="true mesh, in world units (default: the scene's own, if any)")
+    add_resolution(parser)
+    parser.set_defaults(run=run_eval)
+
+
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    """Which experiment it is about, and how much is borne."""
+    parser.add_argument("--exp", required=True, metavar="NAME", help="which encoder, such as Posenc, HashGrid or NFFB")
+    parser.add_argument("--scan_id", metavar="ID", help="scan of DATA_DIR: its folder scan<ID>, else <ID>")
+    parser.add_argument("--trainable_cameras", action="store_true", help=TRAIN_CAMERAS)
+    parser.add_argument(
+        "--data_dir",
+        metavar="DIR",
+        help=f"folder of scans (default {DTU}, or {H3DS} with --conf h3ds_...); without --scan_id a scene folder, or a "
+        "built-in scene (bust, dents)",
+    )
+    parser.add_argument(
+        "--conf",
+        default="dtu",
+        metavar="VARIANT",
+        help="configuration of the encoder: dtu (dtu_trained_cameras with --trainable_cameras, else dtu_fixed_cameras), "
+        "h3ds_3_views, instant, ... (default dtu)",
+    )
+    parser.add_argument(
+        "--exps_folder", default="exps", type=Path, metavar="DIR", help="where experiments are kept (default exps)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    parser.add_argument(
+        "--max_retries", type=whole_number(0, "tries"), default=5, metavar="K",
+        help="how many tries in a row may get no further before it gives up (default 5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--backoff",
+        type=seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="wait before the first retry, doubled by each (default 2)",
+    )
+
+
+def run_train(args: argparse.Namespace) -> int:
+    conf, experiment = the_experiment(args)
+    check_folder(args.exps_folder / experiment, "--exps_folder")
+
+    from nsr.training.folders import LATEST, PREVIOUS, has_checkpoint, new_run_folder, reached, run_folders
+
+    earlier = run_folders(args.exps_folder, experiment) if args.is_continue else []
+    if args.is_continue and not earlier:
+        say(f"failsafe: no run to continue in {args.exps_folder / experiment}: one begins")
+    folder = earlier[-1] if earlier else new_run_folder(args.exps_folder, experiment)
+
+    def command() -> list[str]:
+        return train_command(args, conf, experiment, folder.name, again=has_checkpoint(folder))
+
+    def step() -> int | None:
+        return max((state.step for name in (LATEST, PREVIOUS) if (state := reached(folder, name))), default=None)
+
+    with the_supervisor(args, folder) as supervisor:
+        code = supervisor.run("train", command, step)
+    with suppress(OSError):
+        folder.rmdir()  # only where nothing came to be in it
+    return code
+
+
+def run_eval(args: argparse.Namespace) -> int:
+    check_resolution(args.resolution)
+    if args.gt is not None and not args.gt.is_file():
+        raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
+    _, experiment = the_experiment(args)
+    folder = newest_finished(args.exps_folder, experiment)
+    with the_supervisor(args, folder) as supervisor:
+        for arguments in evaluation_commands(args, folder):
+            code = supervisor.run(arguments[0], lambda arguments=arguments: nsr_command(*arguments))
+            if code != 0:
+                return code
+    return 0
+
+
+def the_supervisor(args: argparse.Namespace, folder: Path) -> Supervisor:
+    return Supervisor(folder.parent, folder.name, max_retries=args.max_retries, backoff=args.backoff)
+
+
+def the_experiment(args: argparse.Namespace) -> tuple[str, str]:
+    """The configuration's name, and the name under which runs are kept: NFFB_dtu_fixed_cameras_65, HashGrid_instant_bust.
+
+    Raises UsageError for an unknown name or variant, and when nothing names the scene.
+    """
+    from nsr.training.experiments import experiment_conf
+
+    if args.scan_id is None and args.data_dir is None:
+        raise UsageError("which scene? Expected --scan_id ID, or --data_dir DIR with a scene folder, or bust or dents")
+    cameras = "trained_cameras" if args.trainable_cameras else "fixed_cameras"
+    variant = f"dtu_{cameras}" if args.conf == "dtu" else args.conf
+    conf = experiment_conf(args.exp, variant)
+    # Runs with refined cameras are another experiment than those without, whatever their configuration.
+    suffix = f"_{cameras}" if args.trainable_cameras and cameras not in variant else ""
+    return conf, f"{args.exp}_{variant}{suffix}_{args.scan_id or Path(args.data_dir).resolve().name}"
+
+
+def scene_folder(args: argparse.Namespace) -> str:
+    """What to give `nsr train` as --data_dir."""
+    if args.scan_id is None:
+        return args.data_dir
+    scans = Path(args.data_dir or (H3DS if args.conf.startswith("h3ds") else DTU))
+    plain = scans / args.scan_id  # as H3DS has it
+    return str(plain if plain.is_dir() else scans / f"scan{args.scan_id}")
+
+
+def train_command(args: argparse.Namespace, conf: str, experiment: str, stamp: str, again: bool) -> list[str]:
+    """The command line of `nsr train` for a run folder; again: there is a checkpoint in it to continue from.
+
+    What is continued keeps its configuration, even if the file has changed since, and its data, unless others are named.
+    """
+    options = {
+        "--exps_folder": args.exps_folder,
+        "--expname": experiment,
+        "--timestamp": stamp,
+        "--conf": None if again else conf,
+        "--data_dir": None if again and args.data_dir is None else scene_folder(args),
+        "--nepoch": args.nepoch,
+        "--budget": args.budget,
+        "--views": args.views,
+        "--holdout": args.holdout,
+        "--seed": args.seed,
+        "--device": args.device,
+    }
+    flags = {"--is_continue": again, "--train_cameras": args.trainable_cameras}
+    given = [text for name, value in options.items() if value is not None for text in (name, value)]
+    return nsr_command("train", *given, *(name for name, on in flags.items() if on), *args.overrides)
+
+
+def newest_finished(experiments: Path, experiment: str) -> Path:
+    """The folder of the newest run that came to its end. Raises CheckpointError where there is none."""
+    from nsr.training.folders import reached, run_folders
+
+    runs = run_folders(experiments, experiment)
+    states = {run: reached(run) for run in runs}
+    for run in reversed(runs):
+        if states[run] is not None and states[run].progress >= 1:
+            return run
+    found = [
+        f"{run.name} at {state.progress:.0%}" if state else f"{run.name} without a checkpoint" for run, state in states.items()
+    ]
+    raise CheckpointError(
+        f"no finished run to evaluate in {experiments / experiment}, found {', '.join(found) or 'none'}; train one with `nsr "
+        "failsafe train` and the same options, with --is_continue where one was begun"
+    )
+
+
+def evaluation_commands(args: argparse.Namespace, folder: Path) -> list[Sequence[object]]:
+    """The arguments of the nsr programs that evaluate a run, in order."""
+    device = ("--device", args.device)
+    measure = ["eval", folder, "--resolution", args.resolution, *device]
+    if args.gt is not None:
+        measure += ["--gt", args.gt, *(["--eval_rendering"] if args.eval_rendering else [])]
+    elif not args.eval_rendering:
+        measure += ["--mesh-only"]
+    commands = [["mesh", folder, "--resolution", args.resolution, *device], measure]
+    if args.trainable_cameras:
+        commands.append(["eval", folder, "--eval_cameras", *device])
+    if args.eval_rendering:
+        commands.append(["render", folder, *device])
+    return commands
+
+
+def nsr_command(*arguments: object) -> list[str]:
+    """The command line of an nsr program, by this very Python."""
+    return [sys.executable, "-m", "nsr.apps.main", *map(str, arguments)]
