@@ -64,10 +64,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out: of the GPU, of torch's CPU allocator, or of Python."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError | HalfStep):
         return True
-    # The CPU allocator raises a plain RuntimeError; so do CUDA libraries that fail to allocate their workspace, and our own
-    # kernels, whose std::bad_alloc comes as one.
+    # The CPU allocator raises a plain RuntimeError; so do CUDA libraries that fail to allocate their workspace, our kernels
+    # (std::bad_alloc), and Python where a thread's stack has no place. A library that has none cannot be imported.
     texts = ("not enough memory", "can't allocate memory", "out of memory", "_ALLOC_FAILED", "bad_alloc")
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    texts += ("can't start new thread", "failed to map segment")
+    return isinstance(error, RuntimeError | ImportError) and any(text in str(error) for text in texts)
 
 
 class TerminationSignal:

@@ -144,7 +144,7 @@ class Supervisor:
         """Add a row to the log. A disk that is full must not end what is there to survive one."""
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            new = not self.log.is_file()
+            new = not self.log.is_file() or self.log.stat().st_size == 0
             with open(self.log, "a", encoding="utf-8", newline="") as file:
                 rows = csv.writer(file)
                 if new:

@@ -97,7 +97,14 @@ def test_debug_shows_the_traceback(command, capsys, monkeypatch):
         (MemoryError(), 75, "out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 75, "out of memory (CUDA"),
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 1, "/x/y: Permission denied"),
-        (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
+        (OSError(errno.EROFS, "Read-only file system", "/x/y"), 1, "/x/y: Read-only file system"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x/y"),
+            75,
+            "/x/y: No space left on device; mend that and run again",
+        ),
+        (OSError(errno.ESTALE, "Stale file handle", "/x/y"), 75, "/x/y: Stale file handle"),
+        (ImportError("libz.so: failed to map segment from shared object"), 75, "out of memory"),
     ],
 )
 def test_errors_of_the_machine_are_one_line(command, capsys, error, code, text):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import os
@@ -19,10 +18,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from support.run_folders import assert_same_state, checkpoint, rows, runs_in
 from support.tiny_run import HEIGHT, VIEWS, WIDTH, nsr_command
 
 from nsr.apps.main import main
-from nsr.training.checkpoint import Checkpoint, load_checkpoint
+from nsr.training.checkpoint import load_checkpoint
 from nsr.training.run import load_run
 
 EPOCHS = 7  # of the runs that are interrupted
@@ -30,34 +30,6 @@ EPOCHS = 7  # of the runs that are interrupted
 
 def nsr(*arguments: object) -> None:
     assert main([str(argument) for argument in arguments]) == 0
-
-
-def runs_in(exps: Path, name: str = "tiny_ball") -> list[Path]:
-    return sorted((exps / name).iterdir())
-
-
-def checkpoint(run: Path) -> Checkpoint:
-    return load_checkpoint(run / "checkpoints" / "latest.safetensors")
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def assert_same_state(run: Path, other: Path) -> None:
-    """Every tensor (weights, moments, cameras, generators) and every row of losses is the same, bit for bit."""
-    ours, theirs = checkpoint(run), checkpoint(other)
-    assert ours.meta["step"] == theirs.meta["step"]
-    assert ours.tensors.keys() == theirs.tensors.keys()
-    assert any("table" in name for name in ours.tensors)
-    for name, tensor in ours.tensors.items():
-        assert torch.equal(tensor, theirs.tensors[name]), name
-
-    def without_time(run: Path) -> list[dict[str, str]]:
-        return [{name: value for name, value in row.items() if not name.startswith(("seconds", "ms_"))} for row in rows(run)]
-
-    assert without_time(run) == without_time(other)
 
 
 # ---------------------------------------------------------------------------------------------- files and flags
