@@ -21,7 +21,7 @@ def new_run_folder(experiments: Path, name: str, timestamp: str = LATEST) -> Pat
     """
     if timestamp != LATEST:
         folder = experiments / name / timestamp
-        if Path(timestamp).name != timestamp:
+        if timestamp in ("", "..") or Path(timestamp).name != timestamp:
             raise UsageError(f"--timestamp {timestamp}: expected the name of a folder in {experiments / name}, without a path")
         if has_checkpoint(folder):
             raise UsageError(

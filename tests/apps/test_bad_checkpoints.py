@@ -17,7 +17,7 @@ from support.spoiled_scene import cut, new_cameras
 
 from nsr.apps.main import main
 from nsr.training.checkpoint import load_checkpoint, save_checkpoint
-from nsr.training.folders import PREVIOUS, checkpoint_path
+from nsr.training.folders import LATEST, PREVIOUS, checkpoint_path, reached
 from nsr.utils.files import file_lock
 
 
@@ -132,6 +132,43 @@ def test_nothing_to_continue(conf, tmp_path, refused):
 def earlier(exps) -> list:
     """The command that continues the finished run."""
     return ["train", "--is_continue", "--exps_folder", exps, "--expname", "tiny"]
+
+
+def garble(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-2000] + b"\0" * 2000)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda file: cut(file.name, 0.5)(file.parent), "truncated"),
+        (lambda file: file.write_bytes(b"\0" * 5000), "truncated"),
+        (garble, "wrong checksum"),
+        (Path.unlink, "does not exist"),
+    ],
+    ids=["cut", "zeros", "garbled", "lost"],
+)
+def test_where_the_latest_is_damaged_the_one_before_is_continued(damage, words, earlier, exps, capsys):
+    run = exps / "tiny" / "run"
+    whole = load_checkpoint(checkpoint_path(run))
+    damage(checkpoint_path(run))
+    assert main([str(argument) for argument in earlier]) == 0
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert words in warning
+    assert "continuing from previous.safetensors" in warning
+    again = load_checkpoint(checkpoint_path(run))  # trained anew from the first step on
+    assert again.meta["step"] == whole.meta["step"]
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    assert reached(run, PREVIOUS).step == 0  # never the damaged one
+
+
+def test_where_both_are_damaged_nothing_is_continued(earlier, exps, refused):
+    run = exps / "tiny" / "run"
+    for name in (LATEST, PREVIOUS):
+        garble(checkpoint_path(run, name))
+    before = {path: path.read_bytes() for path in files_in(run)}
+    refused(earlier, CHECKPOINT, "latest.safetensors", "nor can the one before it be used", "previous.safetensors")
+    assert {path: path.read_bytes() for path in files_in(run)} == before
 
 
 def test_a_continued_run_keeps_its_configuration(earlier, exps, refused):

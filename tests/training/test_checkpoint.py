@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from nsr.training.checkpoint import flatten, load_checkpoint, load_legacy_idr, save_checkpoint, unflatten
-from nsr.utils.errors import CheckpointError
+from nsr.utils.errors import CheckpointError, RetriableError
 
 
 def assert_identical(a, b):
@@ -113,6 +114,33 @@ def test_saving_takes_a_copy_of_the_moment(tmp_path):
     save_checkpoint(tmp_path / "new" / "a.safetensors", {"w": weight}, {})
     assert torch.equal(load_checkpoint(tmp_path / "new" / "a.safetensors").tensors["w"], torch.ones(3))
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.safetensors"]
+
+
+def test_the_one_that_is_replaced_is_kept(tmp_path):
+    path, previous = tmp_path / "latest.safetensors", tmp_path / "previous.safetensors"
+    for step in range(3):
+        save_checkpoint(path, {"w": torch.full((3,), float(step))}, {"step": step}, keep=previous)
+        assert load_checkpoint(path).meta["step"] == step
+        assert previous.exists() == (step > 0)
+    assert load_checkpoint(previous).meta["step"] == 1
+    assert torch.equal(load_checkpoint(previous).tensors["w"], torch.ones(3))
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EIO"])
+def test_a_full_disk_leaves_both_checkpoints_and_is_worth_a_retry(tmp_path, monkeypatch, name):
+    path, previous = tmp_path / "latest.safetensors", tmp_path / "previous.safetensors"
+    for step in range(2):
+        save_checkpoint(path, {"w": torch.ones(3)}, {"step": step}, keep=previous)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(descriptor: int) -> None:
+        raise OSError(getattr(errno, name), "the disk says no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RetriableError, match="the disk says no; the previous one, if any, is untouched"):
+            save_checkpoint(path, {"w": torch.ones(3)}, {"step": 2}, keep=previous)
+        assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("bad", [{1, 2}, object(), b"bytes", 1j])

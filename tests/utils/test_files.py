@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from nsr.utils.errors import UsageError
-from nsr.utils.files import atomic_write, file_lock
+from nsr.utils.files import atomic_write, file_lock, keep_as
 from nsr.utils.threads import THREAD_POLICY, set_thread_policy
 
 
@@ -53,6 +53,34 @@ def test_a_symbolic_link_stays_a_link(tmp_path):
 def test_other_modes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="mode"), atomic_write(tmp_path / "a", "a"):
         pass
+
+
+def test_a_file_is_kept_under_another_name(tmp_path):
+    path, other = tmp_path / "latest.bin", tmp_path / "previous.bin"
+    path.write_bytes(b"1")
+    keep_as(path, other)
+    assert (path.read_bytes(), other.read_bytes()) == (b"1", b"1")
+    keep_as(path, other)  # both names are of one file by now
+    with atomic_write(path, "wb") as file:
+        file.write(b"2")
+    assert (path.read_bytes(), other.read_bytes()) == (b"2", b"1")
+    keep_as(path, other)
+    assert (path.read_bytes(), other.read_bytes()) == (b"2", b"2")
+    assert sorted(os.listdir(tmp_path)) == ["latest.bin", "previous.bin"]
+
+
+def test_a_file_is_kept_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path, other = tmp_path / "latest.bin", tmp_path / "previous.bin"
+    path.write_bytes(b"1")
+    with atomic_write(path, "wb") as file:
+        file.write(b"2")
+        keep_as(path, other)
+    assert (path.read_bytes(), other.read_bytes()) == (b"2", b"1")
+    assert sorted(os.listdir(tmp_path)) == ["latest.bin", "previous.bin"]
 
 
 def test_a_locked_folder_refuses_a_second_writer_until_it_is_free(tmp_path):

@@ -1,0 +1,293 @@
+"""`nsr failsafe` over real runs that are killed, corrupted and starved: the result is that of a run left in peace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from support.failsafe_run import EPOCHS, EXPERIMENT, FailsafeTraining, attempts, train_options, write_workplace
+from support.run_folders import assert_same_state, checkpoint
+from support.tiny_run import VIEWS
+
+from nsr.apps import failsafe
+from nsr.apps.main import main
+from nsr.training.checkpoint import load_checkpoint, save_checkpoint
+from nsr.training.experiments import EXPERIMENTS
+from nsr.training.folders import LATEST, PREVIOUS, checkpoint_path, has_checkpoint, reached
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = EPOCHS * VIEWS
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    return write_workplace(tmp_path_factory.mktemp("workplace"))
+
+
+@pytest.fixture(autouse=True)
+def here(workplace, monkeypatch) -> None:
+    """Configurations and scans are found from the working directory; so is this checkout, by the processes."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("NSR_DEBUG", raising=False)
+
+
+@pytest.fixture(scope="module")
+def peaceful(workplace, tmp_path_factory) -> Path:
+    """The run that nothing disturbs."""
+    exps = tmp_path_factory.mktemp("peaceful")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        args = parsed("train", *train_options(exps))
+        command = failsafe.train_command(args, *failsafe.the_experiment(args), "run", again=False)
+        assert main(command[3:]) == 0
+    return exps / EXPERIMENT / "run"
+
+
+def parsed(*arguments: object):
+    parser = failsafe.build_parser("nsr failsafe")
+    command, *rest = map(str, arguments)
+    return parser.parse_args([command, *rest])
+
+
+def nsr(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def garble(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-2000] + b"\0" * 2000)
+
+
+# ---------------------------------------------------------------------------------------------- killed and corrupted
+
+
+def test_killed_before_the_first_checkpoint_then_in_the_middle_and_the_newest_checkpoint_garbled(peaceful, workplace, tmp_path):
+    with FailsafeTraining(workplace, tmp_path, "--backoff", 0.3) as training:
+        training.wait_until(training.child)
+        os.kill(training.child(), signal.SIGKILL)
+        assert not has_checkpoint(training.run)
+        training.wait_until(lambda: (training.step() or 0) >= STEPS // 4)
+        os.kill(training.child(), signal.SIGKILL)
+        garble(checkpoint_path(training.run))
+        assert training.end() == 0
+        run = training.run
+    first, second, third = attempts(tmp_path)
+    assert [row["exit_code"] for row in (first, second, third)] == ["137", "137", "0"]
+    assert "killed by SIGKILL" in first["reason"]
+    assert (first["step"], third["step"]) == ("", str(STEPS))
+    assert STEPS // 4 <= int(second["step"]) < STEPS
+    assert sum("continuing from previous.safetensors" in line for line in training.lines) == 1
+    assert {path.name for path in run.parent.iterdir()} == {run.name, "failsafe.csv"}
+    assert_same_state(run, peaceful)
+
+
+def test_stopped_by_hand_and_continued(peaceful, workplace, tmp_path, capsys):
+    with FailsafeTraining(workplace, tmp_path) as training:
+        training.wait_until(lambda: (training.step() or 0) > 0)
+        training.process.terminate()
+        assert training.end() == 75
+        run = training.run
+    (row,) = attempts(tmp_path)
+    stopped = checkpoint(run).meta["step"]
+    assert f"stopped by SIGTERM at step {stopped}" in row["reason"]
+    assert training.lines[-1].rstrip().endswith("stopped by SIGTERM")
+    assert 0 < stopped < STEPS
+
+    # What is continued keeps its configuration, and need not be told again where its data are.
+    assert nsr("failsafe", "train", "--exp", "HashGrid", "--scan_id", 7, "--exps_folder", tmp_path, "--is_continue") == 0
+    assert_same_state(run, peaceful)
+    assert [(row["run"], row["exit_code"]) for row in attempts(tmp_path)] == [(run.name, "75"), (run.name, "0")]
+
+
+def test_a_finished_run_is_not_trained_again(peaceful, tmp_path):
+    run = Path(shutil.copytree(peaceful, tmp_path / EXPERIMENT / "run"))
+    args = parsed("train", *train_options(tmp_path, "--is_continue"))
+    command = failsafe.train_command(args, *failsafe.the_experiment(args), "run", again=has_checkpoint(run))
+    assert "--is_continue" in command
+    assert nsr(*command[3:]) == 0
+    assert_same_state(run, peaceful)
+
+
+# ---------------------------------------------------------------------------------------------- starved
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of two megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    mounted = mount and subprocess.run([mount, "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True)
+    if not mounted or mounted.returncode != 0:
+        pytest.skip("needs the right to mount a small tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(ballast: Path) -> None:
+    """Write a file that leaves no room for another."""
+    with suppress(OSError), open(ballast, "wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 4096)
+    assert shutil.disk_usage(ballast.parent).free == 0
+
+
+def test_a_disk_that_fills_up_in_the_middle(peaceful, workplace, small_disk):
+    with FailsafeTraining(workplace, small_disk, "--backoff", 0.3) as training:
+        training.wait_until(lambda: (training.step() or 0) >= STEPS // 4)
+        ballast = small_disk / "ballast"
+        fill(ballast)
+        training.read_until("failsafe: train, attempt 1")
+        assert "exit code 75" in training.lines[-1]
+        assert "No space left on device" in training.lines[-1]
+        checkpoints = checkpoint_path(training.run).parent
+        assert sorted(path.name for path in checkpoints.iterdir()) == ["latest.safetensors", "previous.safetensors"]
+        steps = [load_checkpoint(checkpoint_path(training.run, name)).meta["step"] for name in (PREVIOUS, LATEST)]
+        assert 0 < steps[0] < steps[1] < STEPS
+        ballast.unlink()
+        assert training.end() == 0
+        assert_same_state(training.run, peaceful)
+
+
+STARVED = """
+import resource, sys
+import nsr._ext, nsr.training.continuation, nsr.training.launch, torch._dynamo
+from nsr.apps.main import main
+nsr._ext.load()
+with open("/proc/self/status") as file:
+    size = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmSize:"))
+resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[1]) * 2**20,) * 2)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs to know the size of a process")
+def test_a_lack_of_memory_is_absorbed_by_the_trainer(workplace, tmp_path):
+    args = parsed("train", *train_options(tmp_path, "--nepoch", 1), "sampling.rays=524288", "start.steps=10")
+    command = failsafe.train_command(args, *failsafe.the_experiment(args), "run", again=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", STARVED, "450", *command[3:]], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "warning: memory ran out; steps had " in done.stderr
+    saved = checkpoint(tmp_path / EXPERIMENT / "run").meta
+    assert saved["step"] == VIEWS
+    assert 64 <= saved["state"]["rays"] <= 524288 // 2
+
+
+def test_a_lack_of_memory_that_cannot_be_absorbed_ends_with_75_and_the_state_saved(tmp_path, refused):
+    args = parsed("train", *train_options(tmp_path), f"sampling.volume_points={2**40}")
+    command = failsafe.train_command(args, *failsafe.the_experiment(args), "run", again=False)
+    refused(
+        command[3:], 75, "out of memory with 64 rays per step at step 0; the state is saved in", tmp_path / EXPERIMENT / "run"
+    )
+    assert reached(tmp_path / EXPERIMENT / "run") == (0, 0.0)
+
+
+# ---------------------------------------------------------------------------------------------- what is final
+
+
+def test_mistakes_are_not_tried_again(tmp_path, capfd):
+    assert nsr("failsafe", "train", *train_options(tmp_path), "sampling.rayz=3") == 4
+    (row,) = attempts(tmp_path)
+    assert row["exit_code"] == "4"
+    assert "rayz" in row["reason"]
+    assert [path.name for path in (tmp_path / EXPERIMENT).iterdir()] == ["failsafe.csv"]
+    assert "not tried again" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_every_experiment_is_known_and_a_misspelt_one_ends_at_once(command, tmp_path, refused):
+    for name in EXPERIMENTS:
+        conf, experiment = failsafe.the_experiment(parsed(command, "--exp", name, "--scan_id", 65))
+        assert conf == f"encoders/{EXPERIMENTS[name]}/dtu_fixed_cameras"
+        assert experiment == f"{name}_dtu_fixed_cameras_65"
+    exps = tmp_path / "exps"
+    refused(["failsafe", command, "--exp", "NFFBB", "--scan_id", 7, "--exps_folder", exps], 2, "NFFBB", "NFFB")
+    refused(["failsafe", command, "--exp", "NFFB", "--conf", "dtv", "--scan_id", 7, "--exps_folder", exps], 2, "dtv")
+    refused(["failsafe", command, "--exp", "NFFB", "--exps_folder", exps], 2, "--scan_id", "--data_dir")
+    refused(["failsafe", command, "--exp", "NFFB", "--scan_id", 7, "--max_retries", -1], 2, "--max_retries")
+    assert not exps.exists()
+
+
+@pytest.mark.parametrize("script", ["run_training_failsafe.sh", "run_evaluation_failsafe.sh"])
+def test_the_scripts_hand_on_their_options_and_the_exit_code(script, tmp_path):
+    (tmp_path / "nsr").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m nsr.apps.main "$@"\n')
+    (tmp_path / "nsr").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [ROOT / "scripts" / script, "--exp", "Posencc", "--scan_id", "65"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Posencc" in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------- what is asked of nsr train
+
+
+def test_the_scene_and_the_cameras_choose_configuration_and_experiment(workplace):
+    trained = failsafe.the_experiment(
+        parsed("train", "--exp", "NFFB", "--data_dir", "DTU/scan7", "--conf", "dtu_fixed_cameras")
+    )
+    assert trained == ("encoders/nffb/dtu_fixed_cameras", "NFFB_dtu_fixed_cameras_scan7")
+    refined = ["train", "--exp", "NFFB", "--data_dir", "bust", "--conf", "dtu_fixed_cameras", "--trainable_cameras"]
+    assert failsafe.the_experiment(parsed(*refined))[1] == "NFFB_dtu_fixed_cameras_trained_cameras_bust"
+    assert failsafe.scene_folder(parsed(*refined)) == "bust"
+    assert failsafe.scene_folder(parsed("train", "--exp", "NFFB", "--scan_id", 65)) == str(Path("data/DTU/scan65"))
+    assert failsafe.scene_folder(parsed("train", "--exp", "NFFB", "--scan_id", "scan7", "--data_dir", "DTU")) == str(
+        Path("DTU/scan7")
+    )
+    options = ["--exp", "NFFB", "--scan_id", 7, "--trainable_cameras", "--device", "cuda", "--budget", 5, "--views", "3", "a=1"]
+    args = parsed("train", *options)
+    begun, again = (failsafe.train_command(args, "conf", "name", "stamp", again=again)[3:] for again in (False, True))
+    common = ["--exps_folder", "exps", "--expname", "name", "--timestamp", "stamp"]
+    ends = ["--budget", "5.0", "--views", "3", "--device", "cuda"]
+    place = str(Path("data/DTU/scan7"))
+    assert begun == ["train", *common, "--conf", "conf", "--data_dir", place, *ends, "--train_cameras", "a=1"]
+    assert again == ["train", *common, *ends, "--is_continue", "--train_cameras", "a=1"]
+
+
+# ---------------------------------------------------------------------------------------------- evaluation
+
+
+def test_evaluation_of_the_newest_finished_run(peaceful, tmp_path, refused):
+    exps, asked = tmp_path / "exps", ["--exp", "HashGrid", "--scan_id", 7, "--exps_folder", tmp_path / "exps"]
+    refused(["failsafe", "eval", *asked], 5, "no finished run to evaluate", exps / EXPERIMENT, "none")
+    unfinished, older, newer = (Path(shutil.copytree(peaceful, exps / EXPERIMENT / name)) for name in ("3", "1", "2"))
+    whole = checkpoint(unfinished)
+    whole.meta["state"]["progress"] = 0.5
+    save_checkpoint(checkpoint_path(unfinished), whole.tensors, whole.meta)
+    assert nsr("failsafe", "eval", *asked, "--resolution", 24, "--eval_rendering") == 0
+    for run in (unfinished, older):
+        assert not (run / "mesh.ply").exists()
+    assert (newer / "mesh.ply").stat().st_size > 1000
+    figures = json.loads((newer / "metrics.json").read_text())
+    assert figures["steps"] == STEPS
+    assert figures["psnr"] > 5
+    assert len([*(newer / "renders").iterdir()]) == VIEWS
+    assert [(row["run"], row["program"], row["exit_code"]) for row in attempts(exps)] == [
+        ("2", program, "0") for program in ("mesh", "eval", "render")
+    ]
+    for run in (older, newer):
+        shutil.rmtree(run)
+    refused(["failsafe", "eval", *asked], 5, "no finished run to evaluate", "3 at 50%", "--is_continue")
+
+
+def test_what_is_measured(tmp_path):
+    def programs(*options: object) -> list[str]:
+        commands = failsafe.evaluation_commands(parsed("eval", "--exp", "NFFB", "--scan_id", 7, *options), Path("run"))
+        return [
+            " ".join(map(str, command)).replace(" --device cpu", "").replace(" --resolution 384", "") for command in commands
+        ]
+
+    assert programs() == ["mesh run", "eval run --mesh-only"]
+    assert programs("--eval_rendering") == ["mesh run", "eval run", "render run"]
+    assert programs("--trainable_cameras") == ["mesh run", "eval run --mesh-only", "eval run --eval_cameras"]
+    gt = ["--gt", "cup.ply"]
+    assert programs(*gt) == ["mesh run", "eval run --gt cup.ply"]
+    assert programs(*gt, "--eval_rendering") == ["mesh run", "eval run --gt cup.ply --eval_rendering", "render run"]
