@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from nsr.apps.options import TRAIN_CAMERAS, add_resolution, check_folder, check_resolution, seconds, whole_number
+from nsr.apps.options import (
+    TRAIN_CAMERAS,
+    add_resolution,
+    add_sphere,
+    check_folder,
+    check_resolution,
+    seconds,
+    the_sphere,
+    whole_number,
+)
 from nsr.utils.errors import CheckpointError, DataError, UsageError
 from nsr.utils.supervisor import Supervisor, say
 
@@ -52,11 +61,16 @@ def _add_train(commands) -> None:
     parser.add_argument(
         "--is_continue", action="store_true", help="continue the newest run of this experiment; where there is none, begin one"
     )
-    parser.add_argument("--nepoch", type=whole_number(1, "epochs"), help="epochs to train for, from the run's beginning")
+    parser.add_argument(
+        "--nepoch", type=whole_number(1, "epochs"), metavar="N", help="epochs to train for, from the run's beginning"
+    )
     parser.add_argument("--budget", type=seconds, metavar="SECONDS", help="seconds to train for, from the run's beginning")
     parser.add_argument("--views", metavar="N|LIST", help="how many views to use, or which (default all)")
     parser.add_argument("--holdout", type=whole_number(0, "views"), metavar="K", help="views to keep from training (default 0)")
     parser.add_argument("--seed", type=whole_number(0, "a seed"), metavar="N", help="seed of every random draw (default 0)")
+    parser.add_argument("--no-check", action="store_true", help="train even where `nsr data check` finds errors")
+    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
+    add_sphere(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values to change")
     parser.set_defaults(run=run_train)
 
@@ -202,9 +216,16 @@ def train_command(args: argparse.Namespace, conf: str, experiment: str, stamp: s
         "--seed": args.seed,
         "--device": args.device,
     }
-    flags = {"--is_continue": again, "--train_cameras": args.trainable_cameras}
+    flags = {
+        "--is_continue": again,
+        "--train_cameras": args.trainable_cameras,
+        "--no-check": args.no_check,
+        "--tensorboard": args.tensorboard,
+    }
     given = [text for name, value in options.items() if value is not None for text in (name, value)]
-    return nsr_command("train", *given, *(name for name, on in flags.items() if on), *args.overrides)
+    given += [name for name, on in flags.items() if on]
+    given += ["--sphere", *the_sphere(args.sphere)] if args.sphere is not None else []
+    return nsr_command("train", *given, *args.overrides)
 
 
 def newest_finished(experiments: Path, experiment: str) -> Path:

@@ -85,17 +85,17 @@ def _run(argv: list[str]) -> int:
     if argv and argv[0] in COMMANDS:
         module = importlib.import_module(COMMANDS[argv[0]][0])
         parser = module.build_parser(f"nsr {argv[0]}")
-        args = _parse(parser, argv[1:])
+        args = parse(parser, argv[1:])
         if not hasattr(args, "run"):
             parser.error("expected a sub-command")
         return args.run(args) or 0
     parser = _top_parser()
-    _parse(parser, argv)  # --help, --version, or an unknown command: none of them returns
+    parse(parser, argv)  # --help, --version, or an unknown command: none of them returns
     parser.print_help()
     return 0
 
 
-def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """Options and `key=value` overrides may stand in any order; a mistake is one line instead of a page of usage."""
     _raise_usage_errors(parser)
     try:

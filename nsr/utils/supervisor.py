@@ -81,8 +81,9 @@ class Supervisor:
             shown = 128 - code if code < 0 else code
             stamp = began.isoformat(sep=" ", timespec="seconds")
             self._record(Attempt(self.run_name, program, number, stamp, f"{seconds:.1f}", shown, reason, now))
+            ended = f"exit code {shown} ({reason})" if code else "done"
             at = f" at step {now}" if now is not None else ""
-            say(f"failsafe: {program}, attempt {number}: exit code {shown}{at} after {seconds:.0f} s ({reason}); {what_next}")
+            say(f"failsafe: {program}, attempt {number}: {ended}{at} after {seconds:.0f} s{what_next}")
             if again:
                 self._wait(wait)
             if not again or self.stopped_by is not None:
@@ -91,17 +92,14 @@ class Supervisor:
     def _decide(self, code: int, failures: int, wait: float) -> tuple[bool, str]:
         """Whether to try again after an attempt, and what to say about it. failures: in a row without progress."""
         if code == 0:
-            return False, "done"
+            return False, ""
         if self.stopped_by is not None:
-            return False, f"stopped by {self.stopped_by}"
+            return False, f"; stopped by {self.stopped_by}"
         if not is_retriable(code):
-            return False, "not tried again: it would end the same way"
+            return False, "; not tried again: it would end the same way"
         if failures > self.max_retries:
-            return (
-                False,
-                f"given up: no progress in {failures} attempts" if self.max_retries else "given up: no retries allowed",
-            )
-        return True, f"retry {failures} of {self.max_retries} in {wait:g} s"
+            return False, f"; given up: no progress in {failures} attempts"
+        return True, f"; retry {failures} of {self.max_retries} in {wait:g} s"
 
     def _attempt(self, command: Sequence[str]) -> tuple[int, str]:
         """Run a command line once: its exit code as subprocess has it (-n: killed by signal n), and why it ended.

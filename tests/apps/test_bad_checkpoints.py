@@ -18,6 +18,7 @@ from support.spoiled_scene import cut, new_cameras
 from nsr.apps.main import main
 from nsr.training.checkpoint import load_checkpoint, save_checkpoint
 from nsr.training.folders import LATEST, PREVIOUS, checkpoint_path, reached
+from nsr.utils.errors import RetriableError
 from nsr.utils.files import file_lock
 
 
@@ -160,6 +161,18 @@ def test_where_the_latest_is_damaged_the_one_before_is_continued(damage, words, 
     assert again.meta["step"] == whole.meta["step"]
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in whole.tensors.items())
     assert reached(run, PREVIOUS).step == 0  # never the damaged one
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_one_before(earlier, exps, refused, monkeypatch):
+    run = exps / "tiny" / "run"
+    garble(checkpoint_path(run))
+
+    def stopped(*_, **__):
+        raise RetriableError("stopped before another checkpoint")
+
+    monkeypatch.setattr("nsr.training.trainer.Trainer.fit", stopped)
+    refused(earlier, 75, "stopped before another checkpoint")
+    assert [load_checkpoint(checkpoint_path(run, name)).meta["step"] for name in (LATEST, PREVIOUS)] == [0, 0]
 
 
 def test_where_both_are_damaged_nothing_is_continued(earlier, exps, refused):

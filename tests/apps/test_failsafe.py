@@ -17,7 +17,7 @@ from support.run_folders import assert_same_state, checkpoint
 from support.tiny_run import VIEWS
 
 from nsr.apps import failsafe
-from nsr.apps.main import main
+from nsr.apps.main import main, parse
 from nsr.training.checkpoint import load_checkpoint, save_checkpoint
 from nsr.training.experiments import EXPERIMENTS
 from nsr.training.folders import LATEST, PREVIOUS, checkpoint_path, has_checkpoint, reached
@@ -52,9 +52,8 @@ def peaceful(workplace, tmp_path_factory) -> Path:
 
 
 def parsed(*arguments: object):
-    parser = failsafe.build_parser("nsr failsafe")
-    command, *rest = map(str, arguments)
-    return parser.parse_args([command, *rest])
+    """As `nsr failsafe` parses its arguments."""
+    return parse(failsafe.build_parser("nsr failsafe"), [str(argument) for argument in arguments])
 
 
 def nsr(*arguments: object) -> int:
@@ -97,7 +96,7 @@ def test_stopped_by_hand_and_continued(peaceful, workplace, tmp_path, capsys):
     (row,) = attempts(tmp_path)
     stopped = checkpoint(run).meta["step"]
     assert f"stopped by SIGTERM at step {stopped}" in row["reason"]
-    assert training.lines[-1].rstrip().endswith("stopped by SIGTERM")
+    assert training.lines[-1].rstrip().endswith("; stopped by SIGTERM")
     assert 0 < stopped < STEPS
 
     # What is continued keeps its configuration, and need not be told again where its data are.
@@ -145,7 +144,7 @@ def test_a_disk_that_fills_up_in_the_middle(peaceful, workplace, small_disk):
         ballast = small_disk / "ballast"
         fill(ballast)
         training.read_until("failsafe: train, attempt 1")
-        assert "exit code 75" in training.lines[-1]
+        assert "exit code 75 (" in training.lines[-1]
         assert "No space left on device" in training.lines[-1]
         checkpoints = checkpoint_path(training.run).parent
         assert sorted(path.name for path in checkpoints.iterdir()) == ["latest.safetensors", "previous.safetensors"]
@@ -242,14 +241,34 @@ def test_the_scene_and_the_cameras_choose_configuration_and_experiment(workplace
     assert failsafe.scene_folder(parsed("train", "--exp", "NFFB", "--scan_id", "scan7", "--data_dir", "DTU")) == str(
         Path("DTU/scan7")
     )
-    options = ["--exp", "NFFB", "--scan_id", 7, "--trainable_cameras", "--device", "cuda", "--budget", 5, "--views", "3", "a=1"]
+    options = [
+        "--exp",
+        "NFFB",
+        "--scan_id",
+        7,
+        "--trainable_cameras",
+        "--device",
+        "cuda",
+        "--budget",
+        5,
+        "--views",
+        "3",
+        "a=1",
+        "--no-check",
+        "--sphere",
+        0,
+        0,
+        90,
+        60,
+    ]
     args = parsed("train", *options)
     begun, again = (failsafe.train_command(args, "conf", "name", "stamp", again=again)[3:] for again in (False, True))
     common = ["--exps_folder", "exps", "--expname", "name", "--timestamp", "stamp"]
     ends = ["--budget", "5.0", "--views", "3", "--device", "cuda"]
     place = str(Path("data/DTU/scan7"))
-    assert begun == ["train", *common, "--conf", "conf", "--data_dir", place, *ends, "--train_cameras", "a=1"]
-    assert again == ["train", *common, *ends, "--is_continue", "--train_cameras", "a=1"]
+    flags = ["--train_cameras", "--no-check", "--sphere", "0.0", "0.0", "90.0", "60.0", "a=1"]
+    assert begun == ["train", *common, "--conf", "conf", "--data_dir", place, *ends, *flags]
+    assert again == ["train", *common, *ends, "--is_continue", *flags]
 
 
 # ---------------------------------------------------------------------------------------------- evaluation
