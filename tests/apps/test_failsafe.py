@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -187,6 +188,21 @@ def test_a_lack_of_memory_that_cannot_be_absorbed_ends_with_75_and_the_state_sav
         command[3:], 75, "out of memory with 64 rays per step at step 0; the state is saved in", tmp_path / EXPERIMENT / "run"
     )
     assert reached(tmp_path / EXPERIMENT / "run") == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "reader",
+    ["PIL.Image.open", "numpy.load", "pathlib.Path.read_text"],
+    ids=["photographs", "cameras", "configuration"],
+)
+def test_a_file_system_that_is_away_while_files_are_read_is_worth_a_retry(reader, tmp_path, refused, monkeypatch):
+    def away(*_, **__):
+        raise OSError(errno.ESTALE, "Stale file handle", "somewhere")
+
+    args = parsed("train", *train_options(tmp_path))
+    command = failsafe.train_command(args, *failsafe.the_experiment(args), "run", again=False)
+    monkeypatch.setattr(reader, away)
+    refused(command[3:], 75, "somewhere: Stale file handle")
 
 
 # ---------------------------------------------------------------------------------------------- what is final

@@ -274,3 +274,20 @@ def test_eval_refuses_to_overwrite_what_is_not_metrics(run, tmp_path, capsys):
     assert main(["eval", str(run.folder), "--out", str(out)]) == 3
     assert "not JSON" in capsys.readouterr().err
     assert out.read_text() == "my notes"
+
+
+def test_eval_mesh_only_leaves_the_renderings_out(run, tmp_path, capsys):
+    command = ["eval", str(run.folder), "--mesh-only", "--resolution", "32"]
+    assert main(command) == 0
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["steps"] == run.step
+    assert "chamfer_percent" not in metrics
+    ball_mesh().export(tmp_path / "gt.ply")
+    known = replace(run.load_scene(), ground_truth=tmp_path / "gt.ply")
+    run.load_scene = lambda: known
+    assert main(command) == 0
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["chamfer_percent"] < 1
+    assert "psnr" not in metrics
+    assert main([*command, "--eval_rendering"]) == 2
+    assert "--mesh-only" in capsys.readouterr().err
