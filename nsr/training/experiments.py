@@ -1,11 +1,12 @@
-"""The names of the encoder experiments, as scripts and benchmarks take them after --exp, and their configurations."""
+"""Experiments by the names that users give with --exp: the encoder behind each, and its configuration for a kind of data."""
 
 from __future__ import annotations
 
-from nsr.utils.errors import ConfigError, UsageError
-from nsr.utils.hocon import did_you_mean, find_conf
+from nsr.utils.errors import UsageError
+from nsr.utils.hocon import did_you_mean
 
-EXPERIMENTS = {
+# name -> folder below confs/encoders
+EXPERIMENTS: dict[str, str] = {
     "Posenc": "vanilla",
     "FourierNTK": "fourier",
     "HashGrid": "hashgrid",
@@ -18,17 +19,36 @@ EXPERIMENTS = {
     "StylemodNFFB_TCNN": "stylemod_nffb_tcnn",
 }
 
+# Files of such a folder: published recipe for DTU and for so many views of H3DS; instant recipe behind its own small network.
+VARIANTS: tuple[str, ...] = (
+    "dtu_fixed_cameras",
+    "dtu_trained_cameras",
+    "h3ds_3_views",
+    "h3ds_4_views",
+    "h3ds_8_views",
+    "h3ds_16_views",
+    "h3ds_32_views",
+    "instant",
+)
+
 
 def experiment_conf(exp: str, variant: str) -> str:
-    """The configuration's name below confs/: ("NFFB", "instant") is "encoders/nffb/instant".
+    """The configuration's name below confs/: ("NFFB", "dtu_fixed_cameras") -> "encoders/nffb/dtu_fixed_cameras".
 
-    Raises UsageError for an unknown name or variant.
+    Raises UsageError for an unknown experiment or variant, with the nearest valid name and all of them.
     """
     if exp not in EXPERIMENTS:
-        raise UsageError(f"--exp {exp}: expected one of {', '.join(EXPERIMENTS)}.{did_you_mean(exp, EXPERIMENTS)}")
-    conf = f"encoders/{EXPERIMENTS[exp]}/{variant}"
-    try:
-        find_conf(conf)
-    except ConfigError as error:
-        raise UsageError(f"--conf {variant}: no such configuration of {exp}: {error}") from error
-    return conf
+        raise UsageError(f"--exp {exp}: unknown experiment.{_nearest(exp, EXPERIMENTS)} Available: {', '.join(EXPERIMENTS)}")
+    if variant not in VARIANTS:
+        raise UsageError(
+            f"--exp {exp}: no configuration for {variant!r}.{_nearest(variant, VARIANTS)} Available: {', '.join(VARIANTS)}"
+        )
+    return f"encoders/{EXPERIMENTS[exp]}/{variant}"
+
+
+def _nearest(name: str, known: dict[str, str] | tuple[str, ...]) -> str:
+    """As did_you_mean, but nffb is near NFFB."""
+    for other in known:
+        if other.lower() == name.lower():
+            return f" Did you mean {other!r}?"
+    return did_you_mean(name, known)
