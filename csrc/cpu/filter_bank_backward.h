@@ -5,11 +5,12 @@
 #include <vector>
 
 #include "filter_bank_tile.h"
-#include "layer_gradients.h"
+#include "modulated_bank_backward.h"
 
 namespace nsr::cpu {
 
-// The gradients of the bank come behind those of the dense layers in the sums: its first layer, then two for each level.
+// The gradients of the bank come behind those of the dense layers in the sums: its first layer, then two for each level, and
+// modulated, three more for each.
 template <typename T>
 std::vector<SummedLayer> with_bank(std::vector<SummedLayer> layers, const SdfNetwork<T>& network) {
   const int width = network.bank.width;
@@ -17,6 +18,11 @@ std::vector<SummedLayer> with_bank(std::vector<SummedLayer> layers, const SdfNet
   for (int l = 1; l <= network.taps(); ++l) {
     layers.push_back({width, network.bank.features, network.bank.features});
     layers.push_back({width, width, width});
+  }
+  for (int l = 1; network.bank.modulated && l <= network.taps(); ++l) {
+    layers.push_back({width, width, width});
+    layers.push_back({width, width, width});
+    layers.push_back({1, width, width});
   }
   return layers;
 }
@@ -30,6 +36,7 @@ void write_bank(const SdfNetwork<T>& network, const LayerSums<T>& sums, T* gradi
   for (int l = 1; l <= network.taps(); ++l) {
     sums.write(network.layers + 2 * l - 1, gradients + bank.fourier_place(l), nullptr);
     sums.write(network.layers + 2 * l, gradients + bank.weight_place(l), gradients + bank.bias_place(l));
+    if (bank.modulated) write_modulated(network, sums, l, gradients);
   }
 }
 
@@ -41,21 +48,24 @@ class BankBackward {
       : network_(network),
         bank_(network.bank),
         sums_(sums),
-        points_of_layer_(network.banked() ? 2 * (2 * network.taps() + 1) * bank_.width : 0),
+        modulated_(network, sums),
+        points_of_layer_(network.banked() && !bank_.modulated ? 2 * (2 * network.taps() + 1) * bank_.width : 0),
         rows_(network.banked() ? 3 * bank_.width : 0) {}
 
   // Before the other two.
   void enter(const KeptBank<T>& kept) {
+    if (bank_.modulated) return modulated_.enter(kept);
     const int width = bank_.width;
     sine_rows(bank_.omega, width, kept.z(0), first_tap(), z(0).slope, z(0).curvature);
     for (int l = 1; l <= network_.taps(); ++l) {
-      sine_rows(bank_.omega, width, kept.z(l), static_cast<Row<T>*>(nullptr), z(l).slope, z(l).curvature);
-      sine_rows(T(kTwoPi), width, kept.y(l), static_cast<Row<T>*>(nullptr), y(l).slope, y(l).curvature);
+      sine_rows(bank_.omega, width, kept.z(l), kNoRows<T>, z(l).slope, z(l).curvature);
+      sine_rows(T(kTwoPi), width, kept.y(l), kNoRows<T>, y(l).slope, y(l).curvature);
     }
   }
 
   // From the tangents of points [3] and features [grid_rows]: those of the taps.
   void push(const KeptBank<T>& kept, const Row<T>* points, const Row<T>* features, Row<T>* taps) {
+    if (bank_.modulated) return modulated_.push(kept, points, features, taps);
     const int width = bank_.width;
     scale_rows(bank_.inverse_extent, 3, points, points_);
     Row<T>* const t0 = rows_.at(width);
@@ -76,6 +86,7 @@ class BankBackward {
   // From the cotangents of the points and taps, input [3 + taps * width]: those of features [grid_rows], and of the points
   // in place. pushed: whether push went before.
   void pull(const KeptBank<T>& kept, bool pushed, Row<T>* input, Row<T>* features) {
+    if (bank_.modulated) return modulated_.pull(kept, pushed, input, features);
     const int width = bank_.width;
     Row<T>* const bent = rows_.at(2 * width);
     Row<T>* const below = rows_.at(width);
@@ -137,6 +148,7 @@ class BankBackward {
   const SdfNetwork<T>& network_;
   const FilterBank<T>& bank_;
   TileSums<T>& sums_;
+  ModulatedBackward<T> modulated_;
   Rows<T> points_of_layer_, rows_;
   Rows<T> q_{kMaxNetworkWidth};
   alignas(64) Row<T> points_[3];

@@ -1,50 +1,10 @@
 // Tiles of points through the filter bank of a signed distance network: kernels/filter_bank.h in its notation.
 #pragma once
 
-#include "sdf_and_normal_tile.h"
+#include "bank_rows.h"
+#include "modulated_bank_tile.h"
 
 namespace nsr::cpu {
-
-// value, slope and curvature [count] of S_frequency at z [count]; null: not wanted.
-template <typename T>
-void sine_rows(T frequency, int count, const Row<T>* z, Row<T>* value, Row<T>* slope, Row<T>* curvature) {
-  alignas(64) Row<T> not_wanted[3];
-  for (int r = 0; r < count; ++r) {
-    T* const zeroth = value ? value[r] : not_wanted[0];
-    T* const first = slope ? slope[r] : not_wanted[1];
-    T* const second = curvature ? curvature[r] : not_wanted[2];
-    const T* const at = z[r];
-#pragma GCC ivdep
-    for (int i = 0; i < kLanes; ++i) {
-      const SinePoint<T> s = sine_layer(frequency, at[i]);
-      zeroth[i] = s.value;
-      first[i] = s.slope;
-      second[i] = s.curvature;
-    }
-  }
-}
-
-// out [count] = factor in.
-template <typename T>
-void scale_rows(T factor, int count, const Row<T>* in, Row<T>* out) {
-  for (int r = 0; r < count; ++r)
-    for_each_vector<T>([&](int lane) { store(out[r] + lane, factor * load(in[r] + lane)); });
-}
-
-// Of what the forward pass keeps of a tile, the rows of the bank.
-template <typename T>
-struct KeptBank {
-  const SdfNetwork<T>& network;
-  const KeptRows<T>& rows;
-
-  Row<T>* z(int l) const { return rows.input + network.kept_bank_z(l); }
-  Row<T>* y(int l) const { return rows.input + network.kept_bank_y(l); }
-  Row<T>* r(int l) const { return rows.input + network.kept_bank_r(l); }
-  Row<T>* p(int l) const { return rows.input_gradient + 3 + (l - 1) * network.bank.width; }
-  Row<T>* tap(int l) const { return rows.input + 3 + (l - 1) * network.bank.width; }
-  Row<T>* features(int l) const { return rows.features + (l - 1) * network.grid.features; }
-  Row<T>* feature_gradient(int l) const { return rows.feature_gradient + (l - 1) * network.grid.features; }
-};
 
 // The taps, and the reverse pass to the points and the features of the grid.
 template <typename T>
@@ -53,11 +13,13 @@ class BankForward {
   explicit BankForward(const SdfNetwork<T>& network)
       : network_(network),
         bank_(network.bank),
+        modulated_(network),
         slopes_(network.banked() ? (2 * network.taps() + 1) * bank_.width : 0),
         rows_(network.banked() ? 3 * bank_.width : 0) {}
 
   // From features [grid_rows] and the points, input [0..2]: the taps behind these. kept: null where values are all.
   void evaluate(const Row<T>* features, Row<T>* input, const KeptBank<T>* kept) {
+    if (bank_.modulated) return modulated_.evaluate(features, input, kept);
     const int width = bank_.width;
     Row<T>* const scratch = rows_.at(0);
     Row<T>* const gamma = rows_.at(width);
@@ -65,16 +27,16 @@ class BankForward {
     scale_rows(bank_.inverse_extent, 3, input, points_);
     Row<T>* z = kept ? kept->z(0) : scratch;
     multiply(forward_matrix(bank_.first()), bank_.first().bias, width, 3, points_, z);
-    sine_rows(bank_.omega, width, z, t0, slope_z(0), static_cast<Row<T>*>(nullptr));
+    sine_rows(bank_.omega, width, z, t0, slope_z(0), kNoRows<T>);
     const Row<T>* before = t0;
     for (int l = 1; l <= network_.taps(); ++l) {
       Row<T>* const tap = input + 3 + (l - 1) * width;
       Row<T>* const y = kept ? kept->y(l) : scratch;
       multiply<T>(forward_matrix(bank_.fourier(l)), nullptr, width, bank_.features, features + (l - 1) * bank_.features, y);
-      sine_rows(T(kTwoPi), width, y, gamma, slope_y(l), static_cast<Row<T>*>(nullptr));
+      sine_rows(T(kTwoPi), width, y, gamma, slope_y(l), kNoRows<T>);
       z = kept ? kept->z(l) : scratch;
       multiply(forward_matrix(bank_.sine(l)), bank_.sine(l).bias, width, width, before, z);
-      sine_rows(bank_.omega, width, z, tap, slope_z(l), static_cast<Row<T>*>(nullptr));
+      sine_rows(bank_.omega, width, z, tap, slope_z(l), kNoRows<T>);
       add(width, gamma, tap);
       before = tap;
     }
@@ -83,6 +45,7 @@ class BankForward {
   // After evaluate, from p_0 in what is kept: r and the cotangents of the features go there, and gradient [3] gets what
   // the points have beyond the features.
   void differentiate(const KeptBank<T>& kept, Row<T>* gradient) {
+    if (bank_.modulated) return modulated_.differentiate(kept, gradient);
     const int width = bank_.width;
     Row<T>* const q = rows_.at(0);
     for (int l = network_.taps(); l > 0; --l) {
@@ -104,6 +67,7 @@ class BankForward {
 
   const SdfNetwork<T>& network_;
   const FilterBank<T>& bank_;
+  ModulatedForward<T> modulated_;
   Rows<T> slopes_, rows_;
   alignas(64) Row<T> points_[3];
 };

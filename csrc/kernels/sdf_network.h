@@ -81,7 +81,8 @@ struct SdfNetwork : DenseLayers<T> {
 
   // The numbers per point that the forward pass with normal keeps for its backward pass, and their places: a_0, p_0, the
   // rows of J (3 k + d is d h_k / d x_d), z_l of every hidden layer, p_l of all but the last; of a bank besides: the grid's
-  // features F and their cotangents; z_l, l from 0 on; y_l, l from 1 on; r_l, from 0 on (the last is in p_0).
+  // features F and their cotangents; z_l, l from 0 on; y_l, l from 1 on; r_l, from 0 on (the last is in p_0, unless
+  // modulated); modulated: v_l, w_l = W_l m_l and n_l = Q_l v_l^2 + tiny, and alpha_l.
   NSR_HD int kept_input_gradient() const { return visible(); }
   NSR_HD int kept_jacobian() const { return 2 * visible(); }
   NSR_HD int kept_z(int l) const { return kept_jacobian() + 3 * grid_rows() + this->widths_before(l); }
@@ -92,9 +93,16 @@ struct SdfNetwork : DenseLayers<T> {
   NSR_HD int kept_bank_z(int l) const { return kept_bank() + 2 * grid_rows() + l * bank.width; }
   NSR_HD int kept_bank_y(int l) const { return kept_bank_z(taps() + l); }
   NSR_HD int kept_bank_r(int l) const {
-    return l < taps() ? kept_bank_y(taps() + 1 + l) : kept_input_gradient() + 3 + (l - 1) * bank.width;
+    return l < taps() || bank.modulated ? kept_bank_y(taps() + 1 + l) : kept_input_gradient() + 3 + (l - 1) * bank.width;
   }
-  NSR_HD int kept() const { return banked() ? kept_bank_y(2 * taps() + 1) : kept_bank(); }
+  NSR_HD int kept_bank_v(int l) const { return kept_bank_y(2 * taps() + 1 + l); }
+  NSR_HD int kept_bank_w(int l) const { return kept_bank_v(taps() + l); }
+  NSR_HD int kept_bank_n(int l) const { return kept_bank_w(taps() + l); }
+  NSR_HD int kept_bank_alpha(int l) const { return kept_bank_n(taps() + 1) + l - 1; }
+  NSR_HD int kept() const {
+    if (!banked()) return kept_bank();
+    return bank.modulated ? kept_bank_alpha(taps() + 1) : kept_bank_y(2 * taps() + 1);
+  }
 };
 
 // Cotangents of the outputs, each [n, ...] or null for zeros: sdf [n], feature [n, width of the output layer - 1],

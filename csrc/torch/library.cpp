@@ -37,7 +37,8 @@ std::string build_info() {
 #define NSR_GRID "Tensor x, " NSR_TABLE
 #define NSR_COLOR_NETWORK NSR_TABLE ", Tensor parameters, int[] widths, int view_degree"
 #define NSR_NETWORK \
-  NSR_TABLE ", Tensor parameters, int[] widths, int activation, Tensor? bank, int bank_width, float bank_omega"
+  NSR_TABLE ", Tensor parameters, int[] widths, int activation, Tensor? bank, int bank_width, "\
+            "bool bank_modulated, float bank_omega"
 
 TORCH_LIBRARY(nsr, m) {
   m.def("build_info() -> str", &build_info);

@@ -13,11 +13,11 @@ namespace {
 
 Tensor sdf_network(const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep,
                    double extent, int64_t active_levels, const Tensor& parameters, IntArrayRef widths,
-                   int64_t activation, const OptionalTensor& bank, int64_t bank_width, double bank_omega) {
+                   int64_t activation, const OptionalTensor& bank, int64_t bank_width, bool bank_modulated, double bank_omega) {
   const char* op = "nsr::sdf_network";
   check_points_and_table(x, table, op);
   const NetworkTensors network = check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters,
-                                               widths, activation, {bank, bank_width, bank_omega}, op);
+                                               widths, activation, {bank, bank_width, bank_modulated, bank_omega}, op);
   const Tensor sdf = at::empty({x.size(0)}, x.options()), points = x.contiguous();
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sdf_network", [&] {
     NSR_LAUNCH_WITH_SCRATCH(x, sdf_network, network.describe<scalar_t>(), x.size(0), points.const_data_ptr<scalar_t>(),
@@ -32,12 +32,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sdf_and_normal(const Tensor& x, const
                                                           IntArrayRef offsets, bool smoothstep, double extent,
                                                           int64_t active_levels, const Tensor& parameters,
                                                           IntArrayRef widths, int64_t activation,
-                                                          const OptionalTensor& bank, int64_t bank_width,
+                                                          const OptionalTensor& bank, int64_t bank_width, bool bank_modulated,
                                                           double bank_omega, bool keep) {
   const char* op = "nsr::sdf_and_normal";
   check_points_and_table(x, table, op);
   const NetworkTensors network = check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters,
-                                               widths, activation, {bank, bank_width, bank_omega}, op);
+                                               widths, activation, {bank, bank_width, bank_modulated, bank_omega}, op);
   const int64_t n = x.size(0);
   const Tensor sdf = at::empty({n}, x.options()), gradient = at::empty({n, 3}, x.options()), points = x.contiguous();
   const Tensor feature = at::empty({n, network.features()}, x.options());
@@ -64,12 +64,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sdf_and_normal_bwd(
     const OptionalTensor& grad_sdf, const OptionalTensor& grad_feature, const OptionalTensor& grad_gradient,
     const Tensor& kept, const Tensor& x, const Tensor& table, IntArrayRef resolutions, IntArrayRef offsets,
     bool smoothstep, double extent, int64_t active_levels, const Tensor& parameters, IntArrayRef widths,
-    int64_t activation, const OptionalTensor& bank, int64_t bank_width, double bank_omega, bool need_x, bool need_table,
+    int64_t activation, const OptionalTensor& bank, int64_t bank_width, bool bank_modulated, double bank_omega, bool need_x, bool need_table,
     bool need_parameters, bool need_bank) {
   const char* op = "nsr::sdf_and_normal_bwd";
   check_points_and_table(x, table, op);
   const NetworkTensors network = check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters,
-                                               widths, activation, {bank, bank_width, bank_omega}, op);
+                                               widths, activation, {bank, bank_width, bank_modulated, bank_omega}, op);
   const int64_t n = x.size(0);
   const OptionalTensor of_sdf = check_cotangent(grad_sdf, x, {n}, "grad_sdf");
   const OptionalTensor of_feature = check_cotangent(grad_feature, x, {n, network.features()}, "grad_feature");

@@ -14,6 +14,7 @@ namespace nsr {
 struct BankArguments {
   const OptionalTensor& parameters;
   int64_t width;
+  bool modulated;
   double omega;
 };
 
@@ -23,17 +24,21 @@ struct NetworkTensors {
   HashGrid grid;
   LayerTensors layers;
   Activation activation;
-  Tensor bank;  // undefined where there is none
-  int32_t bank_width;
-  double omega;
+  Tensor bank;           // undefined where there is none
+  Tensor squares, sums;  // of the weights of a modulated bank, see FilterBank
+  int32_t bank_width = 0;
+  bool modulated = false;
+  double omega = 0;
 
   int64_t features() const { return layers.widths.back() - 1; }
 
   template <typename T>
   SdfNetwork<T> describe() const {
     const int64_t used = 3 + grid.active_levels * (bank_width ? bank_width : grid.features);
-    const FilterBank<T> filter_bank{bank_width, grid.features, grid.levels, T(omega), T(grid.inverse_extent),
-                                    bank_width ? bank.const_data_ptr<T>() : nullptr};
+    const FilterBank<T> filter_bank{bank_width, grid.features, grid.levels, modulated, T(omega), T(grid.inverse_extent),
+                                    bank_width ? bank.const_data_ptr<T>() : nullptr,
+                                    modulated ? squares.const_data_ptr<T>() : nullptr,
+                                    modulated ? sums.const_data_ptr<T>() : nullptr};
     return {layers.describe<T>(used), grid, table.const_data_ptr<T>(), activation, filter_bank};
   }
 };
@@ -49,7 +54,9 @@ inline NetworkTensors check_network(const Tensor& table, IntArrayRef resolutions
   if (bank.parameters) {
     TORCH_CHECK(width >= 1 && width <= kMaxNetworkWidth && bank.omega > 0, op, ": expected a bank of width 1 to ",
                 kMaxNetworkWidth, " and omega > 0, got ", width, " and ", bank.omega);
-    const int64_t numbers = FilterBank<float>{int32_t(width), grid.features, grid.levels, 0, 0, nullptr}.numbers();
+    const int64_t numbers = 
+        FilterBank<float>{int32_t(width), grid.features, grid.levels, bank.modulated, 0, 0, nullptr, nullptr, nullptr}
+            .numbers();
     TORCH_CHECK(bank.parameters->dim() == 1 && bank.parameters->size(0) == numbers &&
                     bank.parameters->scalar_type() == table.scalar_type() && bank.parameters->device() == table.device(),
                 op, ": expected the bank's parameters [", numbers, "] with the dtype and device of the table, got ",
@@ -57,8 +64,18 @@ inline NetworkTensors check_network(const Tensor& table, IntArrayRef resolutions
   }
   const int64_t inputs = 3 + (width ? grid.levels * width : grid.outputs());
   const LayerTensors layers = check_layers(parameters, widths, inputs, table, "table", op);
-  return {contiguous_table(table), grid, layers, Activation(activation),
-          width ? bank.parameters->contiguous() : Tensor(), int32_t(width), bank.omega};
+  NetworkTensors network{contiguous_table(table), grid, layers, Activation(activation)};
+  if (!width) return network;
+  network.bank = bank.parameters->detach().contiguous();
+  network.bank_width = int32_t(width);
+  network.modulated = bank.modulated;
+  network.omega = bank.omega;
+  if (bank.modulated) {
+    const int64_t first = FilterBank<float>{int32_t(width), grid.features, grid.levels}.weight_place(1);
+    network.squares = network.bank.narrow(0, first, grid.levels * width * width).view({-1, width}).square();
+    network.sums = network.squares.sum(1);
+  }
+  return network;
 }
 
 }  // namespace nsr

@@ -15,7 +15,7 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> trace_sdf_network(
     const Tensor& origins, const Tensor& directions, const OptionalTensor& object_mask, const Tensor& table,
     IntArrayRef resolutions, IntArrayRef offsets, bool smoothstep, double extent, int64_t active_levels,
-    const Tensor& parameters, IntArrayRef widths, int64_t activation, const OptionalTensor& bank, int64_t bank_width,
+    const Tensor& parameters, IntArrayRef widths, int64_t activation, const OptionalTensor& bank, int64_t bank_width, bool bank_modulated,
     double bank_omega, double radius, int64_t max_iterations,
     int64_t line_search_steps, double threshold, double relaxation, double min_step, bool both_ends,
     int64_t sampler_steps, int64_t secant_steps, int64_t min_sdf_samples) {
@@ -30,7 +30,7 @@ std::tuple<Tensor, Tensor, Tensor> trace_sdf_network(
               op, ": expected object_mask bool [", origins.size(0), "] on the device of the rays");
   TORCH_CHECK(sampler_steps != 1 && min_sdf_samples != 1, op, ": expected no samples or at least 2");
   const NetworkTensors network = check_network(table, resolutions, offsets, smoothstep, extent, active_levels, parameters,
-                                               widths, activation, {bank, bank_width, bank_omega}, op);
+                                               widths, activation, {bank, bank_width, bank_modulated, bank_omega}, op);
   const TracePlan plan{{int32_t(max_iterations), int32_t(line_search_steps), threshold, relaxation, min_step},
                        radius,
                        both_ends,

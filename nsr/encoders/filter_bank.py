@@ -206,6 +206,9 @@ class ModulatedFilterBankEncoder(FilterBankEncoder):
         self.score = nn.Parameter(torch.randn(levels, width, generator=generator) / math.sqrt(width))
         self.score_bias = nn.Parameter(torch.zeros(levels))
 
+    def bank(self) -> FilterBank:
+        return super().bank()._replace(style=self.style, score=self.score, score_bias=self.score_bias)
+
     def _layer(self, level: int, hidden: Tensor, gamma: Tensor) -> _Tap:
         omega, weight, style = self.config.omega, self.weight[level], self.style[level]
         scale = 1.0 + gamma @ style.T  # [N, width], of the layer's inputs

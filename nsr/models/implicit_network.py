@@ -99,14 +99,14 @@ class ImplicitNetwork(nn.Module):
     def fused(self) -> SdfNetwork | None:
         """The network as the ops of nsr.ops.sdf_network take it, or None where they do not and PyTorch goes layer by layer.
 
-        They take a hash grid, or the filter bank as published with its taps beside each other, behind which hidden layers of at
-        most 128 neurons follow without skips and weight normalisation. The parameters are the network's own: valid until they
-        are replaced or the encoder shows other levels.
+        They take a hash grid, or a filter bank with its taps beside each other, behind which hidden layers of at most 128
+        neurons follow without skips and weight normalisation. The parameters are the network's own: valid until they are
+        replaced or the encoder shows other levels.
         """
         encoder, bank = self.encoder, None
         if self.config.skip_in or self.config.weight_norm:
             return None
-        if type(encoder) is FilterBankEncoder and encoder.config.head == "concatenate":
+        if isinstance(encoder, FilterBankEncoder) and encoder.config.head == "concatenate":
             bank = encoder.bank()
         elif not isinstance(encoder, HashGridEncoder):
             return None

@@ -27,6 +27,7 @@ class FilterBank(NamedTuple):
 
     first_weight [W, 3], first_bias [W]: of the layer that takes the point; frequencies [L, W, F]: of the levels' features, in
     periods; weight [L, W, W], bias [L, W]: of the chain. omega: the chain's frequency. W: up to 128.
+    style [L, W, W], score [L, W], score_bias [L]: of the modulated bank, which has all three.
     """
 
     first_weight: Tensor
@@ -35,6 +36,13 @@ class FilterBank(NamedTuple):
     weight: Tensor
     bias: Tensor
     omega: float
+    style: Tensor | None = None
+    score: Tensor | None = None
+    score_bias: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, in the order of the kernels."""
+        return {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
 
 
 class SdfNetwork(NamedTuple):
@@ -123,32 +131,46 @@ def network_arguments(x: Tensor, network: SdfNetwork, name: str) -> tuple:
     grid = check_grid(table, spec, active_levels, name)
     if activation not in ACTIVATIONS:
         raise ValueError(f"{name}: activation is {activation!r}; expected one of {', '.join(ACTIVATIONS)}")
-    check_alike("x", x, [table, *(tensor for layer in layers for tensor in layer), *(bank[:-1] if bank else ())], name)
+    check_alike(
+        "x", x, [table, *(tensor for layer in layers for tensor in layer), *(bank.tensors().values() if bank else ())], name
+    )
     flat_bank, width = (None, 0) if bank is None else _flat_bank(bank, spec, name)
     parameters, widths = flat_layers(layers, 3 + (spec.levels * width if bank else spec.output_dim), name)
-    omega = bank.omega if bank else 0.0
-    return table, *grid, parameters, widths, ACTIVATIONS.index(activation), flat_bank, width, omega
+    of_bank = (flat_bank, width, bank.style is not None, bank.omega) if bank else (None, 0, False, 0.0)
+    return table, *grid, parameters, widths, ACTIVATIONS.index(activation), *of_bank
 
 
 def _flat_bank(bank: FilterBank, spec: HashGridSpec, name: str) -> tuple[Tensor, int]:
     """All parameters in one tensor, and the width."""
-    width, levels = bank.first_weight.shape[0], spec.levels
-    expected = ((width, 3), (width,), (levels, width, spec.features), (levels, width, width), (levels, width))
-    for field, tensor, shape in zip(bank._fields, bank[:-1], expected, strict=False):
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name}: {field} of the bank has shape {tuple(tensor.shape)}; expected {list(shape)}")
+    width, levels, tensors = bank.first_weight.shape[0], spec.levels, bank.tensors()
+    expected = {
+        "first_weight": (width, 3),
+        "first_bias": (width,),
+        "frequencies": (levels, width, spec.features),
+        "weight": (levels, width, width),
+        "bias": (levels, width),
+    }
+    if bank.style is not None:
+        expected |= {"style": (levels, width, width), "score": (levels, width), "score_bias": (levels,)}
+    if tensors.keys() != expected.keys():
+        raise ValueError(f"{name}: the bank has {', '.join(tensors)}; expected {', '.join(expected)}")
+    for field, shape in expected.items():
+        if tuple(tensors[field].shape) != shape:
+            raise ValueError(f"{name}: {field} of the bank has shape {tuple(tensors[field].shape)}; expected {list(shape)}")
     if not 1 <= width <= MAX_WIDTH:
         raise ValueError(f"{name}: the bank has width {width}; expected 1 to {MAX_WIDTH}")
     if not bank.omega > 0:
         raise ValueError(f"{name}: omega of the bank is {bank.omega}; expected more than 0")
-    return torch.cat([tensor.reshape(-1) for tensor in bank[:-1]]), width
+    return torch.cat([tensor.reshape(-1) for tensor in tensors.values()]), width
 
 
-def _kept_numbers(table: Tensor, active_levels: int, widths: list[int], bank_width: int) -> int | torch.SymInt:
+def _kept_numbers(table: Tensor, active_levels: int, widths: list[int], bank_width: int, modulated: bool) -> int | torch.SymInt:
     """SdfNetwork::kept of csrc/kernels/sdf_network.h."""
     features, hidden = active_levels * table.shape[1], widths[:-1]
     visible = 3 + (active_levels * bank_width if bank_width else features)
     of_bank = 2 * features + (3 * active_levels + 1) * bank_width if bank_width and active_levels else 0
+    if modulated and of_bank:
+        of_bank += (3 * active_levels + 1) * bank_width + active_levels
     return 2 * visible + 3 * features + sum(hidden) + sum(hidden[:-1]) + of_bank
 
 
@@ -163,7 +185,8 @@ def _register() -> None:
         )
 
     def save(ctx, inputs, output):
-        x, table, *ctx.grid, parameters, ctx.widths, ctx.activation, bank, ctx.width, ctx.omega, ctx.keep = inputs
+        x, table, *ctx.grid, parameters, ctx.widths, ctx.activation, bank, width, modulated, omega, ctx.keep = inputs
+        ctx.bank = width, modulated, omega
         ctx.save_for_backward(output[3], x, table, parameters, bank)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[3])
@@ -173,10 +196,10 @@ def _register() -> None:
             raise RuntimeError("nsr::sdf_and_normal: its derivative needs what a call with keep=True keeps; got keep=False")
         kept, x, table, parameters, bank = ctx.saved_tensors
         needs = [ctx.needs_input_grad[i] for i in (0, 1, 7, 10)]  # x, table, parameters, bank
-        network = (table, *ctx.grid, parameters, ctx.widths, ctx.activation, bank, ctx.width, ctx.omega)
+        network = (table, *ctx.grid, parameters, ctx.widths, ctx.activation, bank, *ctx.bank)
         grads = ops.sdf_and_normal_bwd(grad_sdf, grad_feature, grad_gradient, kept, x, *network, *needs)
         grad_x, grad_table, grad_parameters, grad_bank = (g if needed else None for g, needed in zip(grads, needs, strict=True))
-        return grad_x, grad_table, *(None,) * 5, grad_parameters, None, None, grad_bank, None, None, None
+        return grad_x, grad_table, *(None,) * 5, grad_parameters, None, None, grad_bank, *(None,) * 4
 
     def second_order(ctx, *grads):
         raise NotImplementedError(
@@ -200,15 +223,28 @@ def _register_fake() -> None:
 
     @fake("nsr::sdf_and_normal")
     def _(x, table, resolutions, offsets, smoothstep, extent, active_levels, parameters, widths, activation, *bank_and_keep):
-        _, bank_width, _, keep = bank_and_keep
+        _, bank_width, modulated, _, keep = bank_and_keep
         n = x.shape[0]
         tiles = (n + LANES - 1) // LANES if keep else 0
-        kept = x.new_empty(tiles, _kept_numbers(table, active_levels, widths, bank_width), LANES)
+        kept = x.new_empty(tiles, _kept_numbers(table, active_levels, widths, bank_width, modulated), LANES)
         return x.new_empty(n), x.new_empty(n, widths[-1] - 1), x.new_empty(n, 3), kept
 
     @fake("nsr::sdf_and_normal_bwd")
     def _(grad_sdf, grad_feature, grad_gradient, kept, x, table, *rest):
-        *_, parameters, _widths, _activation, bank, _width, _omega, need_x, need_table, need_parameters, need_bank = rest
+        (
+            *_,
+            parameters,
+            _widths,
+            _activation,
+            bank,
+            _width,
+            _modulated,
+            _omega,
+            need_x,
+            need_table,
+            need_parameters,
+            need_bank,
+        ) = rest
         wanted = ((x, need_x), (table, need_table), (parameters, need_parameters))
         wanted += ((parameters if bank is None else bank, need_bank and bank is not None),)
         return tuple(tensor.new_empty(tensor.shape if needed else 0) for tensor, needed in wanted)

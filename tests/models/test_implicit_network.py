@@ -153,10 +153,12 @@ def test_fused_network_follows_its_parameters():
     assert not torch.equal(changed, hidden)
 
 
+@pytest.mark.parametrize("modulated", [False, True])
 @pytest.mark.parametrize(("active", "dtype"), [(3, torch.float64), (2, torch.float64), (3, torch.float32)])
-def test_the_fused_filter_bank_is_the_encoder_layer_by_layer(monkeypatch, active, dtype):
+def test_the_fused_filter_banks_are_the_encoders_layer_by_layer(monkeypatch, active, dtype, modulated):
     """The encoder in PyTorch is the oracle of the op, at values, gradients and the gradients of a loss on both."""
-    network = build(CONFIGS["bank"]).to(dtype)
+    encoder = Variant("stylemod_nffb", ModulatedFilterBankConfig(**dataclasses.asdict(BANK.options))) if modulated else BANK
+    network = build(dataclasses.replace(CONFIGS["bank"], encoder=encoder)).to(dtype)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
@@ -176,11 +178,8 @@ def test_the_fused_filter_bank_is_the_encoder_layer_by_layer(monkeypatch, active
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * max(theirs.abs().max().item(), 1.0))
 
 
-def test_which_filter_banks_are_fused():
-    """The paper's for surfaces; the others go layer by layer rather than as something else."""
-    bank = CONFIGS["bank"]
-    assert build(bank).fused() is not None
+def test_banks_with_the_sum_head_go_layer_by_layer():
+    """Rather than as something else."""
     summed = Variant("nffb", dataclasses.replace(BANK.options, head="sum"))
-    modulated = Variant("stylemod_nffb", ModulatedFilterBankConfig(levels=3, base_resolution=3, max_resolution=9, width=8))
-    for encoder in (summed, modulated):
-        assert build(dataclasses.replace(bank, encoder=encoder)).fused() is None
+    assert build(dataclasses.replace(CONFIGS["bank"], encoder=BANK)).fused() is not None
+    assert build(dataclasses.replace(CONFIGS["bank"], encoder=summed)).fused() is None

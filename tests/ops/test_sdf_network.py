@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from support.sdf_networks import KINDS, make_network, make_points, tensors_of
+from support.sdf_networks import KINDS, make_network, make_points, tensors_of, with_tensors
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
-from nsr.ops.sdf_network import FilterBank, SdfNetwork, has_kernel, network_arguments, sdf_and_normal, sdf_network
+from nsr.ops.sdf_network import has_kernel, network_arguments, sdf_and_normal, sdf_network
 
 SMALL = ["no level, no feature", "softplus, odd sizes", "seven hidden layers", "bank, some levels", "bank, odd sizes"]
+SMALL += ["modulated, some levels", "modulated, one level"]
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-11}
 SOFTPLUS_IN_DOUBLE = 1e-7  # torch's softplus is linear beyond 20 / beta, where the exact slope is 1 - 2e-9
 
@@ -71,11 +72,8 @@ def test_gradient_and_its_loss_equal_double_backward(backend, kind):
 def test_gradcheck(kind):
     network, x = make_network(kind, seed=3), make_points(5, seed=4).requires_grad_()
 
-    def outputs(x, table, *tensors):
-        layers, bank = tensors[: 2 * len(network.layers)], tensors[2 * len(network.layers) :]
-        pairs = tuple(zip(layers[::2], layers[1::2], strict=True))
-        replaced = FilterBank(*bank, network.bank.omega) if bank else None
-        return sdf_and_normal(x, *network._replace(table=table, layers=pairs, bank=replaced))
+    def outputs(x, *tensors):
+        return sdf_and_normal(x, *with_tensors(network, tensors))
 
     # Softplus of sharpness 100 bends within 0.01: the step of the differences must stay far below.
     assert gradcheck(outputs, (x, *tensors_of(network)), eps=1e-7, atol=1e-4, rtol=1e-4)
@@ -87,7 +85,7 @@ def test_sdf_alone_is_the_sdf_of_the_pair():
         assert_near(sdf_network(x, *network), sdf_and_normal(x, *network)[0], torch.float32)
 
 
-@pytest.mark.parametrize("kind", ["instant", "deep and wide", "bank"])
+@pytest.mark.parametrize("kind", ["instant", "deep and wide", "bank", "modulated"])
 def test_points_do_not_depend_on_each_other(kind):
     network, x = make_network(kind, torch.float32), make_points(333, torch.float32)
     with torch.no_grad():
@@ -97,7 +95,7 @@ def test_points_do_not_depend_on_each_other(kind):
     assert all(torch.equal(a[5:290:3], b) for a, b in zip(together, alone, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["instant", "bank"])
+@pytest.mark.parametrize("kind", ["instant", "bank", "modulated"])
 def test_bit_identical_for_any_number_of_threads(kind):
     network, x = make_network(kind, torch.float32), make_points(3000, torch.float32).requires_grad_()
     before, results = torch.get_num_threads(), []
@@ -129,7 +127,7 @@ def test_more_points_than_chunks_of_the_least_size():
 
 
 @pytest.mark.parametrize("output", [0, 1, 2])
-@pytest.mark.parametrize("kind", ["softplus, odd sizes", "bank"])
+@pytest.mark.parametrize("kind", ["softplus, odd sizes", "bank", "modulated"])
 def test_only_one_output_in_the_loss(backend, kind, output):
     """The other cotangents are absent, not zero tensors."""
     network, x = make_network(kind), make_points(50).requires_grad_()
@@ -142,12 +140,10 @@ def test_only_one_output_in_the_loss(backend, kind, output):
         assert_near(ours, theirs, torch.float64, least=SOFTPLUS_IN_DOUBLE)
 
 
-@pytest.mark.parametrize("kind", ["instant", "bank, some levels"])
+@pytest.mark.parametrize("kind", ["instant", "bank, some levels", "modulated, some levels"])
 def test_only_the_gradients_that_are_needed(kind):
     network, x = make_network(kind), make_points(30)
-    fixed = tuple((weight.detach(), bias.detach()) for weight, bias in network.layers)
-    fixed_bank = network.bank and FilterBank(*(tensor.detach() for tensor in network.bank[:-1]), network.bank.omega)
-    frozen = network._replace(table=network.table.detach(), layers=fixed, bank=fixed_bank)
+    frozen = with_tensors(network, [tensor.detach() for tensor in tensors_of(network)])
     everything = torch.autograd.grad(loss_of(sdf_and_normal(x.requires_grad_(), *network)), [x, *tensors_of(network)])
     (points,) = torch.autograd.grad(loss_of(sdf_and_normal(x, *frozen)), x)
     table_only = frozen._replace(table=network.table)
@@ -158,11 +154,11 @@ def test_only_the_gradients_that_are_needed(kind):
     bank = ()
     if network.bank:
         bank_only = frozen._replace(bank=network.bank)
-        bank = torch.autograd.grad(loss_of(sdf_and_normal(x.detach(), *bank_only)), network.bank[:-1])
+        bank = torch.autograd.grad(loss_of(sdf_and_normal(x.detach(), *bank_only)), list(network.bank.tensors().values()))
     assert all(torch.equal(a, b) for a, b in zip(everything, (points, table, *layers, *bank), strict=True))
 
 
-@pytest.mark.parametrize("kind", ["some levels", "bank, some levels"])
+@pytest.mark.parametrize("kind", ["some levels", "bank, some levels", "modulated, some levels"])
 def test_levels_that_are_not_active_get_no_gradient_and_leave_weights_alone(kind):
     network, x = make_network(kind), make_points(60)
     used = 3 + network.active_levels * (network.bank.weight.shape[-1] if network.bank else network.spec.features)
@@ -210,9 +206,7 @@ def test_sines_of_large_phases_are_right(backend):
             results.append(sdf_and_normal(x, *network))
     for ours, theirs in zip(*results, strict=True):
         assert_near(ours, theirs, torch.float64, factor=100.0)
-    single = SdfNetwork(*(t.float() if isinstance(t, torch.Tensor) else t for t in network))
-    halves = tuple((weight.float(), bias.float()) for weight, bias in network.layers)
-    single = single._replace(layers=halves, bank=FilterBank(*(t.float() for t in network.bank[:-1]), network.bank.omega))
+    single = with_tensors(network, [tensor.float() for tensor in tensors_of(network)])
     with torch.no_grad():
         sdf = sdf_network(x.float(), *single)
     assert (sdf - results[1][0]).abs().max() < 2e-3  # a phase of 1000 in float is known to 6e-5
@@ -257,6 +251,7 @@ def test_arguments_that_do_not_fit(function):
         (x, network._replace(layers=((w0, b0[1:]), (w1, b1))), "layer 0 has weight"),
         (x, network._replace(bank=bank), "layer 0 has weight"),
         (x, network._replace(bank=bank._replace(bias=bank.bias[1:])), "bias of the bank has shape"),
+        (x, network._replace(bank=bank._replace(style=bank.weight)), "the bank has first_weight, .*, style; expected"),
         (x, network._replace(bank=bank._replace(omega=0.0)), "omega of the bank is 0.0"),
         (x, network._replace(layers=((torch.zeros(129, 15), torch.zeros(129)), (torch.zeros(1, 129), b1[:1]))), "width 129"),
     ]
@@ -267,8 +262,8 @@ def test_arguments_that_do_not_fit(function):
 
 def test_the_ops_check_for_themselves():
     network, x = make_network("instant", torch.float32), make_points(4, torch.float32)
-    *grid, parameters, widths, activation, _, _, _ = network_arguments(x, network, "test")
-    bank = (None, 0, 0.0)
+    *grid, parameters, widths, activation, _, _, _, _ = network_arguments(x, network, "test")
+    bank = (None, 0, False, 0.0)
     for changed, message in [
         ((parameters[1:], widths, activation), "expected parameters"),
         ((parameters, widths[:1], activation), "2 to 8 layers"),
@@ -279,9 +274,9 @@ def test_the_ops_check_for_themselves():
         with pytest.raises(RuntimeError, match=message), torch.no_grad():
             torch.ops.nsr.sdf_network(x, *grid, *changed, *bank)
     for changed, message in [
-        ((torch.zeros(3), 4, 1.0), "the bank's parameters"),
-        ((torch.zeros(3), 0, 1.0), "a bank of width 1 to 128"),
-        ((torch.zeros(3), 4, 0.0), "omega > 0"),
+        ((torch.zeros(3), 4, False, 1.0), "the bank's parameters"),
+        ((torch.zeros(3), 0, False, 1.0), "a bank of width 1 to 128"),
+        ((torch.zeros(3), 4, True, 0.0), "omega > 0"),
     ]:
         with pytest.raises(RuntimeError, match=message), torch.no_grad():
             torch.ops.nsr.sdf_network(x, *grid, parameters, widths, activation, *changed)
@@ -289,7 +284,7 @@ def test_the_ops_check_for_themselves():
         torch.ops.nsr.sdf_and_normal(x, *grid, parameters, widths, activation, *bank, False)[0].sum().backward()
 
 
-@pytest.mark.parametrize("kind", ["softplus, odd sizes", "bank, some levels"])
+@pytest.mark.parametrize("kind", ["softplus, odd sizes", "bank, some levels", "modulated, some levels"])
 def test_opcheck(kind):
     network, x = make_network(kind, torch.float32), make_points(20, torch.float32)
     arguments = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in network_arguments(x, network, "test"))

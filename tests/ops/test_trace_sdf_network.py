@@ -98,7 +98,7 @@ def test_from_inside_and_past_the_sphere(options):
 
 @pytest.mark.parametrize("options", ["idr", "instant"])
 def test_other_networks(options):
-    for kind in ("softplus, odd sizes", "deep and wide", "no level, no feature", "bank", "bank, no level"):
+    for kind in ("softplus, odd sizes", "deep and wide", "no level, no feature", "bank", "bank, no level", "modulated"):
         network, rays = make_network(kind, seed=2), rays_through(200, seed=3)
         assert_same(*both(network, rays, OPTIONS[options]), rays, network, 1e-9)
 

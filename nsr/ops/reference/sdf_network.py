@@ -3,7 +3,7 @@
 Each function takes the arguments of the native op of the same name: points, then `network`: a grid's arguments
 (nsr.ops.reference.hash_grid.Grid), then parameters, weight [outputs, inputs] and bias [outputs] of each layer in turn,
 flattened into one tensor, widths, the outputs of each, and the activation's index in ACTIVATIONS; last, of the filter bank,
-its parameters in one tensor (None: there is no bank), its width and omega.
+its parameters in one tensor (None: there is no bank), its width, whether it is modulated, and omega.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ ACTIVATIONS = (_softplus_100, _squareplus)  # z -> value, slope; Activation of c
 
 def sdf_network(x: Tensor, table: Tensor, *network: Any) -> Tensor:
     """SDF [N]."""
-    *grid, parameters, widths, activation, bank, width, omega = network
+    *grid, parameters, widths, activation, bank, width, modulated, omega = network
     features = hash_grid(x, table, *grid)
     if bank is not None:
-        features, _ = filter_bank(x, features, Grid(*grid), bank, width, omega)
+        features, _ = filter_bank(x, features, Grid(*grid), bank, width, modulated, omega)
     value = torch.cat([x, features], 1)
     *hidden, (weight_out, bias_out) = split_layers(value.shape[1], parameters, widths)
     for weight, bias in hidden:
@@ -49,10 +49,10 @@ def sdf_network(x: Tensor, table: Tensor, *network: Any) -> Tensor:
 
 def sdf_and_normal(x: Tensor, table: Tensor, *network: Any) -> tuple[Tensor, Tensor, Tensor]:
     """SDF [N], feature [N, outputs - 1], and the SDF's gradient [N, 3] by a reverse pass written as forward code."""
-    *grid, parameters, widths, activation, bank, width, omega = network
+    *grid, parameters, widths, activation, bank, width, modulated, omega = network
     features, jacobian = hash_grid_jac(x, table, *grid)
     if bank is not None:
-        features, bank_vjp = filter_bank(x, features, Grid(*grid), bank, width, omega)
+        features, bank_vjp = filter_bank(x, features, Grid(*grid), bank, width, modulated, omega)
     value, slopes = torch.cat([x, features], 1), []
     *hidden, (weight_out, bias_out) = split_layers(value.shape[1], parameters, widths)
     for weight, bias in hidden:
