@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nsr import __version__
 from nsr.utils.errors import ExtensionError
+from nsr.utils.extras import TINY_CUDA_NN
 from nsr.utils.threads import THREAD_POLICY
 
 EXAMPLES = """examples:
@@ -41,10 +42,7 @@ DEPENDENCIES = (
 EXTRAS = {
     "imageio_ffmpeg": ("nsr render --out FILE.mp4", "pip install 'nsr[video]'"),
     "lpips": ("LPIPS in nsr eval", "pip install 'nsr[lpips]'"),
-    "tinycudann": (
-        "comparisons with tiny-cuda-nn (GPU)",
-        "pip install 'git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch'",
-    ),
+    "tinycudann": ("the encoders with _tcnn, and comparisons (GPU)", TINY_CUDA_NN),
     "pytorch3d": (
         "comparisons with pytorch3d (GPU)",
         "pip install 'git+https://github.com/facebookresearch/pytorch3d.git'",

@@ -33,3 +33,15 @@ class Encoder(nn.Module):
 
     def set_progress(self, fraction: float) -> None:
         """Coarse to fine: 0 shows the coarsest content, 1 everything. Encoders without levels ignore it."""
+
+
+class EncoderConfig:
+    """The options of an encoder: a dataclass that builds it."""
+
+    def build(self) -> Encoder:
+        """Raises ExtensionError where a package is missing that it needs."""
+        raise NotImplementedError
+
+    def check_device(self, kind: str) -> None:
+        """Raises, before data are read, where it cannot be trained on a device of this kind ("cpu", "cuda"): UsageError for the
+        wrong device, ExtensionError for a missing package. Most run everywhere."""

@@ -24,15 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsr.encoders.base import Encoder, VectorJacobian
-from nsr.encoders.hash_grid import visible_levels
-from nsr.ops.hash_grid import HashGridSpec, hash_grid, hash_grid_with_jacobian
+from nsr.encoders.hash_grid import HashGridConfig, visible_levels
+from nsr.encoders.tiny_cuda_nn import TcnnOptions
 from nsr.ops.sdf_network import FilterBank
 
 _TINY = 1e-8  # beside squared lengths of weights
 
 
 @dataclass(frozen=True)
-class FilterBankConfig:
+class FilterBankConfig(HashGridConfig):
     """levels, features, base_resolution, max_resolution, log2_table_size, interpolation, extent, start_levels, init_scale and
     seed: of the grid, as HashGridConfig's. A level that is not shown is left out with its layer.
 
@@ -44,15 +44,9 @@ class FilterBankConfig:
     """
 
     levels: int = 6
-    features: int = 2
     base_resolution: int = 8
     max_resolution: int = 128
-    log2_table_size: int = 17
-    interpolation: Literal["linear", "smoothstep"] = "linear"
-    extent: float = 1.0
-    start_levels: int = 0
     init_scale: float = 1e-2
-    seed: int = 0
     width: int = 64
     omega: float = 30.0
     head_omega: float = 30.0
@@ -61,25 +55,12 @@ class FilterBankConfig:
     head: Literal["concatenate", "sum"] = "concatenate"
 
     def __post_init__(self) -> None:
-        self.spec()  # raises ValueError for impossible grids
-        if not 0 <= self.start_levels <= self.levels:
-            raise ValueError(f"start_levels must be in 0..levels = {self.levels}, got {self.start_levels}")
+        super().__post_init__()
         if self.width < 1:
             raise ValueError(f"width must be at least 1, got {self.width}")
         for name in ("omega", "head_omega", "sigma", "sigma_growth"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
-
-    def spec(self) -> HashGridSpec:
-        return HashGridSpec(
-            levels=self.levels,
-            features=self.features,
-            base_resolution=self.base_resolution,
-            max_resolution=self.max_resolution,
-            log2_table_size=self.log2_table_size,
-            interpolation=self.interpolation,
-            extent=self.extent,
-        )
 
     def build(self) -> FilterBankEncoder:
         return FilterBankEncoder(self)
@@ -91,6 +72,22 @@ class ModulatedFilterBankConfig(FilterBankConfig):
 
     def build(self) -> ModulatedFilterBankEncoder:
         return ModulatedFilterBankEncoder(self)
+
+
+@dataclass(frozen=True)
+class TcnnFilterBankConfig(TcnnOptions, FilterBankConfig):
+    """As FilterBankConfig, on tiny-cuda-nn's grid: see TcnnOptions."""
+
+    def build(self) -> FilterBankEncoder:
+        return TcnnFilterBankEncoder(self)
+
+
+@dataclass(frozen=True)
+class TcnnModulatedFilterBankConfig(TcnnOptions, ModulatedFilterBankConfig):
+    """As ModulatedFilterBankConfig, on tiny-cuda-nn's grid: see TcnnOptions."""
+
+    def build(self) -> ModulatedFilterBankEncoder:
+        return TcnnModulatedFilterBankEncoder(self)
 
 
 class _Tap(NamedTuple):
@@ -105,7 +102,7 @@ class FilterBankEncoder(Encoder):
 
     def __init__(self, config: FilterBankConfig) -> None:
         super().__init__()
-        self.config, self.spec = config, config.spec()
+        self.config, self.spec, self.grid = config, config.spec(), config.grid()
         self.start_levels = config.start_levels or config.levels
         self.active_levels = config.levels
         self.output_dim = 3 + (config.width if config.head == "sum" else config.levels * config.width)
@@ -115,7 +112,7 @@ class FilterBankEncoder(Encoder):
             return nn.Parameter((2.0 * torch.rand(*shape, generator=generator) - 1.0) * bound)
 
         levels, width = config.levels, config.width
-        self.table = uniform(self.spec.table_entries, config.features, bound=config.init_scale)
+        self.table = uniform(*self.grid.table_shape, bound=config.init_scale)
         # SIREN's initialisation (Sitzmann et al. 2020, sec. 3.2), so that all layers have the same distribution.
         self.first_weight, self.first_bias = uniform(width, 3, bound=1 / 3), uniform(width, bound=1 / math.sqrt(3))
         self.weight = uniform(levels, width, width, bound=math.sqrt(6 / width) / config.omega)
@@ -135,15 +132,15 @@ class FilterBankEncoder(Encoder):
         return FilterBank(self.first_weight, self.first_bias, self.frequencies, self.weight, self.bias, self.config.omega)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._encode(x, hash_grid(x, self.table, self.spec, self.active_levels))[0]
+        return self._encode(x, self.grid.features(x, self.table, self.active_levels))[0]
 
     def forward_with_vjp(self, x: Tensor) -> tuple[Tensor, VectorJacobian]:
-        features, jacobian = hash_grid_with_jacobian(x, self.table, self.spec, self.active_levels)
+        features, grid_vjp = self.grid.features_with_vjp(x, self.table, self.active_levels)
         value, bank_vjp = self._encode(x, features)
 
         def vjp(grad_value: Tensor) -> Tensor:
             of_points, of_features = bank_vjp(grad_value)
-            return of_points + torch.bmm(of_features[:, None], jacobian)[:, 0]
+            return of_points + grid_vjp(of_features)
 
         return value, vjp
 
@@ -243,3 +240,11 @@ class ModulatedFilterBankEncoder(FilterBankEncoder):
             return list(of_weighted * attention[:, :, None] + of_scores[:, :, None] * self.score[: len(taps), None])
 
         return value, vjp
+
+
+class TcnnFilterBankEncoder(FilterBankEncoder):
+    """FilterBankEncoder on tiny-cuda-nn's grid: a type of its own, since the fused networks have the native grid in them."""
+
+
+class TcnnModulatedFilterBankEncoder(ModulatedFilterBankEncoder):
+    """ModulatedFilterBankEncoder on tiny-cuda-nn's grid."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsr.encoders.base import Encoder, VectorJacobian
+from nsr.encoders.base import Encoder, EncoderConfig, VectorJacobian
 
 
 @dataclass(frozen=True)
-class FourierConfig:
+class FourierConfig(EncoderConfig):
     """channels: number of random frequencies; sigma: their standard deviation in cycles per unit; seed: of their draw."""
 
     channels: int = 64

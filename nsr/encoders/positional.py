@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsr.encoders.base import Encoder, VectorJacobian
+from nsr.encoders.base import Encoder, EncoderConfig, VectorJacobian
 
 
 @dataclass(frozen=True)
-class PositionalConfig:
+class PositionalConfig(EncoderConfig):
     """frequencies: number of octaves; 0 passes x through unchanged."""
 
     frequencies: int = 6

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsr.encoders.base import Encoder, VectorJacobian
+from nsr.encoders.base import Encoder, EncoderConfig, VectorJacobian
 from nsr.ops.reference.spherical_harmonics import band_2, band_3
 
 
 @dataclass(frozen=True)
-class SphericalHarmonicsConfig:
+class SphericalHarmonicsConfig(EncoderConfig):
     """degree: highest band; degree 3 gives 15 functions beside the constant, which is left to the network's bias."""
 
     degree: int = 3

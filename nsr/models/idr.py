@@ -38,6 +38,12 @@ class ModelConfig:
     reevaluate: bool = True
     min_cosine: float = 0.01
 
+    def check_device(self, kind: str) -> None:
+        """Raises what the encoders raise where they cannot be trained on a device of this kind; see EncoderConfig."""
+        rendering = self.rendering_network
+        for encoder in (self.implicit_network.encoder, rendering.point_encoder, rendering.view_encoder):
+            encoder.options.check_device(kind)
+
 
 class Padding(NamedTuple):
     """Which rows of a padded TrainingOutput count: of points, normal and rgb, surface [N]; of free_sdf, empty [F]; of the two

@@ -102,6 +102,7 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest, say: Calla
     with reading(file):
         meta = saved.meta
         config = _continued_config(meta["config"], run, request)
+        config.model.check_device(device.type)
         data = data_place(request.data) if request.data else meta["data_dir"]
         size, seed, train_cameras = meta["state"]["cameras"]["size"], meta["seed"], meta["train_cameras"]
         kept = {key: meta[key] for key in ("scene", "train_views", "holdout_views", "world_from_scene")}

@@ -67,6 +67,14 @@ def read_config(request: RunRequest) -> Config:
     return bind(Config, tree, source)
 
 
+def read_config_for_training(request: RunRequest) -> tuple[Config, torch.device]:
+    """The configuration, and the device to train it on. Raises what read_config and check_device raise, and UsageError or
+    ExtensionError where an encoder of it cannot be trained there."""
+    config, device = read_config(request), check_device(request.device)
+    config.model.check_device(device.type)
+    return config, device
+
+
 def overrides_of(request: RunRequest) -> list[str]:
     """The overrides asked for, with the run's end as further ones: before them which is none, behind them which is one."""
     ends = {"train.nepoch": request.nepoch, "train.budget": request.budget}
@@ -102,14 +110,14 @@ def open_scene(
     run: folder of an unfinished run of it, which may hold masks estimated before. Mistakes in the configuration and the device
     are found first: reading photographs takes a while.
     """
-    config = read_config(request)
+    config, device = read_config_for_training(request)
     scene, seconds = masked_scene(
         request.data,
         config.photometric,
         run=run,
         train_cameras=request.train_cameras,
         sphere=request.sphere,
-        device=check_device(request.device),
+        device=device,
         say=say,
     )
     return scene, *choose_views(request, len(scene)), seconds
@@ -143,10 +151,10 @@ def refuse_errors(scene: Scene, say: Callable[[str], None]) -> None:
 
 def new_trainer(request: RunRequest, scene: Scene, train_views: list[int], holdout_views: list[int]) -> Trainer:
     """A trainer at its first step."""
-    config = read_config(request)
+    config, device = read_config_for_training(request)
     trainer = Trainer(
         config,
-        scene.select(train_views).to(check_device(request.device)),
+        scene.select(train_views).to(device),
         seed=request.seed or 0,
         train_cameras=request.train_cameras,
         meta=run_meta(
