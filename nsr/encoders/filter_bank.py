@@ -146,7 +146,7 @@ class FilterBankEncoder(Encoder):
 
     def _encode(self, x: Tensor, features: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """The value, from points and their grid's features, and the map from its cotangent to those of the two."""
-        per_level = features.view(len(x), self.spec.levels, -1)
+        per_level = features.view(len(x), self.spec.levels, self.spec.features)
         omega, active = self.config.omega, self.active_levels
         phase = omega * F.linear(x / self.spec.extent, self.first_weight, self.first_bias)
         first_slope = omega * torch.cos(phase)

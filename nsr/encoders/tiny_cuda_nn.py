@@ -101,8 +101,9 @@ def _in_its_words(config: HashGridConfig) -> dict:
 class TcnnOptions(EncoderConfig):
     """What turns a configuration on the native grid into the same on tiny-cuda-nn's: put before it among the bases.
 
-    Its vertices lie half a cell beside ours, so that those of different levels do not coincide, and the resolutions between
-    the first and the last are not rounded. features: 1, 2, 4 or 8.
+    Its vertices lie half a cell beside ours, so that those of different levels do not coincide; along the cube's upper faces,
+    behind the last of them, features blend into those of the opposite faces, so that extent should reach a cell of the coarsest
+    level further than the surface. Resolutions between the first and the last are not rounded. features: 1, 2, 4 or 8.
     precision: what it computes in; the table is kept in float32. With float16 the binding scales gradients, and normals have
     three digits.
     """
@@ -118,8 +119,8 @@ class TcnnOptions(EncoderConfig):
         return TcnnGrid(self, self.precision)
 
     def check_device(self, kind: str) -> None:
-        check_served(kind)
         import_tiny_cuda_nn()
+        check_served(kind)
 
 
 @dataclass(frozen=True)

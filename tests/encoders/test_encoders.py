@@ -75,6 +75,12 @@ def test_raw_coordinates_come_first_and_width_is_as_declared(encoder):
     assert torch.equal(value[:, :3], x)
 
 
+def test_no_points_are_encoded_too(encoder):
+    value, vjp = encoder.forward_with_vjp(points(0))
+    assert value.shape == encoder(points(0)).shape == (0, encoder.output_dim)
+    assert vjp(value).shape == (0, 3)
+
+
 def test_value_does_not_depend_on_the_batch(encoder):
     x = points(9)
     assert torch.allclose(encoder(x)[4], encoder(x[4:5])[0], rtol=0, atol=1e-14)
