@@ -1,40 +1,161 @@
-"""Every configuration in confs/ loads, and its defaults say what the published paper says."""
+"""Every configuration in confs/ loads and takes a step, and its defaults say what the published paper says."""
 
+from __future__ import annotations
+
+import functools
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from support import tiny_cuda_nn
+from support.sphere_run import sphere_scene
 
 from nsr.config import bind, to_tree
+from nsr.encoders import POINT_ENCODERS
 from nsr.encoders.hash_grid import HashGridConfig
 from nsr.models.idr import IDRModel
+from nsr.training.experiments import EXPERIMENTS, VARIANTS, experiment_conf
 from nsr.training.settings import Config
-from nsr.utils.errors import ConfigError
+from nsr.training.trainer import Trainer
+from nsr.utils import hocon
+from nsr.utils.errors import ConfigError, ExtensionError, UsageError
+from nsr.utils.extras import TINY_CUDA_NN
 from nsr.utils.hocon import find_conf, load_tree
 
 ROOT = Path(__file__).parent.parent
 CONFS = sorted(p.relative_to(ROOT / "confs").with_suffix("").as_posix() for p in (ROOT / "confs").rglob("*.conf"))
+# Every model that is in them: the other variants of an encoder differ in data alone, which is tested too.
+STEPPED = [
+    "instant",
+    *(f"encoders/{folder}/{kind}" for folder in EXPERIMENTS.values() for kind in ("dtu_fixed_cameras", "full", "instant")),
+]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def parse_included_files_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hocon, "_parse_file", functools.cache(hocon._parse_file))
+        yield
+
+
+@functools.cache
 def load(name: str | Path) -> Config:
     tree, source = load_tree(find_conf(name))
     return bind(Config, tree, source)
 
 
 @pytest.mark.parametrize("name", CONFS)
-def test_conf_binds_and_builds(name):
+def test_conf_binds(name):
     config = load(name)
-    model = IDRModel.build(config.model, seed=0)
-    assert sum(p.numel() for p in model.parameters()) > 1000
     assert bind(Config, to_tree(config)) == config
-
-
-@pytest.mark.parametrize("name", CONFS)
-def test_grids_reach_as_far_as_the_surface_may(name):
-    model = load(name).model
+    model = config.model
     for encoder in (model.implicit_network.encoder, model.rendering_network.point_encoder):
-        if isinstance(encoder.options, HashGridConfig):
+        if isinstance(encoder.options, HashGridConfig):  # grids reach as far as the surface may
             assert encoder.options.extent >= model.ray_tracer.radius
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_conf_takes_a_step(name, monkeypatch):
+    """With its model, losses and optimisers as they are; only rays and points are fewer."""
+    tiny_cuda_nn.install(monkeypatch)
+    config = load(name)
+    few = replace(config.sampling, rays=24, color_rays=24, volume_points=16, neighbours=min(config.sampling.neighbours, 8))
+    photometric = replace(config.photometric, rays=8)
+    trainer = Trainer(replace(config, sampling=few, photometric=photometric), sphere_scene())
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    losses = trainer.step()
+    assert all(math.isfinite(loss) for loss in losses.values())
+    assert trainer.guard.total == 0
+    moved = [not torch.equal(p, old) for p, old in zip(trainer.model.parameters(), before, strict=True)]
+    assert sum(moved) > len(moved) / 2
+
+
+@pytest.mark.parametrize("name", [name for name in STEPPED if "_tcnn" in name])
+def test_conf_on_tiny_cuda_nn_is_refused_without_it(name):
+    for call in (lambda: IDRModel.build(load(name).model, seed=0), lambda: load(name).model.check_device("cuda")):
+        with pytest.raises(ExtensionError) as error:
+            call()
+        assert TINY_CUDA_NN in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------- confs/encoders
+
+
+def test_every_experiment_has_every_variant_and_nothing_lies_beside_them():
+    expected = {f"encoders/{folder}/{name}" for folder in EXPERIMENTS.values() for name in (*VARIANTS, "full", "encoder")}
+    assert {name for name in CONFS if name.startswith("encoders/")} == expected
+    for exp in EXPERIMENTS:
+        for variant in VARIANTS:
+            assert experiment_conf(exp, variant) in expected
+
+
+@pytest.mark.parametrize("folder", EXPERIMENTS.values())
+def test_folder_has_the_encoder_of_its_name(folder):
+    for variant in (*VARIANTS, "full"):
+        model = load(f"encoders/{folder}/{variant}").model
+        assert model.implicit_network.encoder.type == {"hashnerf": "hashgrid"}.get(folder, folder)
+        if folder == "hashnerf":
+            assert model.rendering_network.point_encoder.type == "hashgrid"
+            assert model.rendering_network.view_encoder.type == "vanilla"
+            assert model.rendering_network.view_encoder.options.frequencies == 4
+
+
+def test_every_encoder_of_points_has_a_folder():
+    assert set(POINT_ENCODERS) == set(EXPERIMENTS.values()) - {"hashnerf"}
+
+
+def without_encoders(config: Config) -> dict:
+    """What is left of a configuration when its encoders, and when they show what they have, are taken out."""
+    tree = to_tree(config)
+    del tree["model"]["implicit_network"]["encoder"]
+    del tree["model"]["rendering_network"]["point_encoder"]
+    del tree["model"]["rendering_network"]["view_encoder"]
+    del tree["train"]["geometry_full_at"], tree["train"]["appearance_full_at"]
+    return tree
+
+
+@pytest.mark.parametrize("folder", EXPERIMENTS.values())
+def test_published_recipe_differs_in_the_encoder_alone(folder):
+    published = load(f"encoders/{folder}/dtu_fixed_cameras")
+    assert without_encoders(published) == without_encoders(load("base/dtu_fixed_cameras"))
+    assert load(f"encoders/{folder}/dtu_trained_cameras") == published
+    for views in (3, 4, 8, 16, 32):
+        head = load(f"encoders/{folder}/h3ds_{views}_views")
+        assert head.data.views == views
+        assert replace(head, data=published.data) == published
+
+
+@pytest.mark.parametrize("folder", EXPERIMENTS.values())
+def test_full_and_instant_differ_in_networks_encoders_and_rates_alone(folder):
+    """What makes them comparable like for like: losses, start, rays, tracer and schedule are the same."""
+    full, instant, shipped = (load(name) for name in (f"encoders/{folder}/full", f"encoders/{folder}/instant", "instant"))
+    assert without_encoders(full) == without_encoders(load("base/full"))
+    rates = ("learning_rate", "table_learning_rate", "shape_rate")
+    for config in (full, instant):
+        for part in ("loss", "sampling", "photometric", "exposure", "data"):
+            assert getattr(config, part) == getattr(shipped, part)
+        assert config.model.ray_tracer == shipped.model.ray_tracer
+        assert replace(config.start, learning_rate=1.0) == replace(shipped.start, learning_rate=1.0)
+        same_rates = {name: getattr(shipped.train, name) for name in rates}
+        assert replace(config.train, **same_rates) == shipped.train
+    assert full.model.implicit_network.dims == (512,) * 8
+    assert full.model.rendering_network.dims == (512,) * 4
+    if folder not in ("vanilla", "fourier"):
+        assert full.model.implicit_network.encoder == instant.model.implicit_network.encoder
+
+
+def test_hash_grids_for_cuda_are_those_for_every_device():
+    for variant in (*VARIANTS, "full"):
+        ours, theirs = (load(f"encoders/{folder}/{variant}") for folder in ("hashgrid_cuda", "hashgrid"))
+        assert vars(ours.model.implicit_network.encoder.options) == vars(theirs.model.implicit_network.encoder.options)
+        ours.model.check_device("cuda")
+        with pytest.raises(UsageError, match="hashgrid_cuda"):
+            ours.model.check_device("cpu")
+
+
+# ---------------------------------------------------------------------------------------------- as published
 
 
 def test_base_is_the_defaults():
@@ -42,7 +163,9 @@ def test_base_is_the_defaults():
     assert replace(base, train=replace(base.train, preview_steps=Config().train.preview_steps)) == Config()
 
 
-@pytest.mark.parametrize("name", ["base/idr", "base/dtu_fixed_cameras", "base/dtu_trained_cameras", "encoders/vanilla/idr"])
+@pytest.mark.parametrize(
+    "name", ["base/idr", "base/dtu_fixed_cameras", "base/dtu_trained_cameras", "encoders/vanilla/dtu_fixed_cameras"]
+)
 def test_base_says_what_was_published(name):
     """The numbers of the released IDR configuration for DTU (Yariv et al. 2020, secs. B.1-B.3)."""
     tree = to_tree(load(name))
@@ -168,5 +291,5 @@ def test_a_leaf_is_an_include_and_few_overrides():
     for name in CONFS:
         if name not in ("instant", "base/idr"):
             lines = [line for line in find_conf(name).read_text().splitlines() if line.strip() and not line.startswith("#")]
-            assert lines[0].startswith("include "), name
+            assert lines[0].startswith("include ") or name.endswith("/encoder"), name
             assert len(lines) <= 11, name

@@ -16,6 +16,7 @@ from nsr._ext import check_device_served
 from nsr.config import bind, to_tree
 from nsr.datasets.check import check_scene
 from nsr.datasets.detect import parse_views
+from nsr.datasets.h3ds import published_views
 from nsr.datasets.idr import START_CAMERA_FILE
 from nsr.geometry.poses import align_cameras, transform_cameras
 from nsr.training.checkpoint import load_checkpoint, load_legacy_idr, unflatten
@@ -29,7 +30,7 @@ from nsr.training.run import reading, run_meta, split_views
 from nsr.training.settings import Config
 from nsr.training.trainer import Trainer
 from nsr.types import Scene, Sphere
-from nsr.utils.errors import CheckpointError, DataError, RetriableError, UsageError
+from nsr.utils.errors import CheckpointError, ConfigError, DataError, RetriableError, UsageError
 from nsr.utils.files import LOCK_NAME, atomic_write, file_lock
 from nsr.utils.hocon import find_conf, load_tree, to_hocon
 
@@ -120,12 +121,22 @@ def open_scene(
         device=device,
         say=say,
     )
-    return scene, *choose_views(request, len(scene)), seconds
+    configured = None if request.views else configured_views(config.data.views, scene)
+    return scene, *choose_views(request, len(scene), configured), seconds
 
 
-def choose_views(request: RunRequest, count: int) -> tuple[list[int], list[int]]:
-    """Training and held-out views that a request means in a scene of `count` views."""
-    views = parse_views(request.views, count) if request.views else None
+def configured_views(wanted: int, scene: Scene) -> list[int] | None:
+    """The views that data.views means in a scene; None for all. Raises ConfigError where it has fewer."""
+    count = len(scene)
+    if wanted > count:
+        where = scene.source or scene.name
+        raise ConfigError(f"data.views is {wanted}, but {where} has {count} views; choose with --views, or data.views=0")
+    return (published_views(scene.source, wanted, count) or parse_views(str(wanted), count)) if wanted else None
+
+
+def choose_views(request: RunRequest, count: int, otherwise: list[int] | None = None) -> tuple[list[int], list[int]]:
+    """Training and held-out views that a request means in a scene of `count` views; `otherwise` where it names none."""
+    views = parse_views(request.views, count) if request.views else otherwise
     try:
         return split_views(count, views, request.holdout or 0)
     except ValueError as error:

@@ -14,6 +14,17 @@ PATCHES = (3, 5, 7, 9, 11)  # sides of a patch that can be compared
 
 
 @dataclass(frozen=True)
+class DataConfig:
+    """views: how many views of a scene to use where the command line does not choose (--views); 0 for all. Which they are says
+    the data set, where it is laid out as H3DS (nsr.datasets.h3ds); elsewhere they are spread evenly."""
+
+    views: int = 0
+
+    def __post_init__(self) -> None:
+        check(self, "views", self.views >= 0, "0 or more")
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
     """Which rays and points a step looks at.
 
@@ -188,6 +199,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Config:
+    data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
