@@ -57,8 +57,24 @@ def find_conf(name: str | Path) -> Path:
     known = sorted({str(p.relative_to(root).with_suffix("")) for root in roots for p in root.rglob("*.conf")})
     raise ConfigError(
         f"configuration {str(name)!r} not found: no such file, and none of that name in {roots[0]}/ or {roots[1]}."
-        f"{did_you_mean(str(given.with_suffix('')), known)} Available: {', '.join(known) or 'none'}."
+        f"{did_you_mean(str(given.with_suffix('')), known)} Available: {_by_folder(known) or 'none'}."
     )
+
+
+def _by_folder(names: Iterable[str]) -> str:
+    """Names of configurations, as a shell would write them: those of a folder together, and folders with the same names."""
+    folders: dict[str, list[str]] = {}
+    for name in sorted(names):
+        folder, slash, leaf = name.rpartition("/")
+        folders.setdefault(folder + slash, []).append(leaf)
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for folder, leaves in folders.items():
+        alike.setdefault(tuple(leaves), []).append(folder)
+
+    def braces(words: Sequence[str]) -> str:
+        return words[0] if len(words) == 1 else "{" + ", ".join(words) + "}"
+
+    return ", ".join(braces(places) + braces(leaves) for leaves, places in alike.items())
 
 
 def load_tree(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict, Source]:

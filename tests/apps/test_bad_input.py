@@ -149,6 +149,14 @@ def test_a_mistaken_configuration_file(command, scene, conf, tmp_path, refused):
 def test_an_unknown_encoder(scene, tmp_path, refused):
     out = tmp_path / "out"
     refused(["reconstruct", scene, "--out", out, "--encoder", "hashgird"], CONFIG, "--encoder hashgird", "encoders/hashgrid")
+    for encoder, code, words in (
+        ("hashgrid_cuda", USAGE, ("hashgrid_cuda", "not on cpu", "--device cuda", "--exp HashGrid")),
+        ("nffb_tcnn", EXTENSION, ("tiny-cuda-nn", "NVlabs/tiny-cuda-nn", "--exp HashGrid, NFFB")),
+    ):  # before the scene is looked for
+        refused(["reconstruct", tmp_path / "none", "--out", out, "--encoder", encoder], code, *words)
+        conf = ["--conf", f"encoders/{encoder}/dtu_fixed_cameras"]
+        refused(["train", "--data_dir", tmp_path / "none", "--exps_folder", out, *conf], code, *words)
+        assert not out.exists()
     refused(["reconstruct", scene, "--encoder", "sh", "--conf", "instant"], USAGE, "--encoder and --conf exclude each other")
     assert not out.exists()
 
