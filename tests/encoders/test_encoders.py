@@ -166,3 +166,31 @@ def test_hash_grid_levels_appear_with_progress():
     assert seen[0] == 2
     assert seen[-1] == 6
     assert seen == sorted(seen)
+
+
+def test_attention_runs_over_the_levels():
+    """Each point weighs its levels by factors that are 1 on average over them, and differ from level to level and point to point."""
+    encoder = ModulatedFilterBankConfig(**SMALL_BANK).build().double()
+    x = points(40)
+    weighed = encoder(x)[:, 3:]
+    with torch.no_grad():
+        encoder.score.zero_()  # all levels alike
+        weights = (weighed / encoder(x)[:, 3:]).unflatten(1, (3, 4))  # [N, level, width]
+    assert torch.allclose(weights, weights[:, :, :1])
+    assert torch.allclose(weights.mean(dim=1), torch.ones(40, 4, dtype=torch.float64))
+    assert weights.std(dim=0).min() > 0.05
+    assert weights.std(dim=1).median() > 0.05
+
+
+def test_a_bank_leaves_hidden_levels_out():
+    for config in (FilterBankConfig, ModulatedFilterBankConfig):
+        encoder = config(**SMALL_BANK, start_levels=1).build()
+        encoder.set_progress(0.0)
+        value, vjp = encoder.forward_with_vjp(points(50).float())
+        (value.square().sum() + vjp(torch.ones_like(value)).square().sum()).backward()
+        taps = value[:, 3:].unflatten(1, (3, 4))
+        assert taps[:, 0].all()
+        assert not taps[:, 1:].any()
+        assert encoder.weight.grad[0].any()
+        assert not encoder.weight.grad[1:].any()
+        assert not encoder.table.grad[encoder.spec.offsets[1] :].any()
