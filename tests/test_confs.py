@@ -84,7 +84,7 @@ def test_conf_on_tiny_cuda_nn_is_refused_without_it(name):
 
 
 def test_every_experiment_has_every_variant_and_nothing_lies_beside_them():
-    expected = {f"encoders/{folder}/{name}" for folder in EXPERIMENTS.values() for name in (*VARIANTS, "full", "encoder")}
+    expected = {f"encoders/{folder}/{name}" for folder in EXPERIMENTS.values() for name in (*VARIANTS, "encoder")}
     assert {name for name in CONFS if name.startswith("encoders/")} == expected
     for exp in EXPERIMENTS:
         for variant in VARIANTS:
@@ -93,7 +93,7 @@ def test_every_experiment_has_every_variant_and_nothing_lies_beside_them():
 
 @pytest.mark.parametrize("folder", EXPERIMENTS.values())
 def test_folder_has_the_encoder_of_its_name(folder):
-    for variant in (*VARIANTS, "full"):
+    for variant in VARIANTS:
         model = load(f"encoders/{folder}/{variant}").model
         assert model.implicit_network.encoder.type == {"hashnerf": "hashgrid"}.get(folder, folder)
         if folder == "hashnerf":
@@ -147,7 +147,7 @@ def test_full_and_instant_differ_in_networks_encoders_and_rates_alone(folder):
 
 
 def test_hash_grids_for_cuda_are_those_for_every_device():
-    for variant in (*VARIANTS, "full"):
+    for variant in VARIANTS:
         ours, theirs = (load(f"encoders/{folder}/{variant}") for folder in ("hashgrid_cuda", "hashgrid"))
         assert vars(ours.model.implicit_network.encoder.options) == vars(theirs.model.implicit_network.encoder.options)
         ours.model.check_device("cuda")

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from nsr.config import Variant, variant
 from nsr.encoders import POINT_ENCODERS, build_encoder
-from nsr.encoders.filter_bank import FilterBankEncoder
+from nsr.encoders.filter_bank import FilterBankEncoder, ModulatedFilterBankEncoder
 from nsr.encoders.hash_grid import HashGridEncoder
 from nsr.models.mlp import ACTIVATIONS, linear
 from nsr.ops.sdf_network import SdfNetwork, has_kernel, sdf_and_normal, sdf_network
@@ -106,7 +106,7 @@ class ImplicitNetwork(nn.Module):
         encoder, bank = self.encoder, None
         if self.config.skip_in or self.config.weight_norm:
             return None
-        if isinstance(encoder, FilterBankEncoder) and encoder.config.head == "concatenate":
+        if type(encoder) in (FilterBankEncoder, ModulatedFilterBankEncoder) and encoder.config.head == "concatenate":
             bank = encoder.bank()
         elif not isinstance(encoder, HashGridEncoder):
             return None

@@ -19,7 +19,8 @@ EXPERIMENTS: dict[str, str] = {
     "StylemodNFFB_TCNN": "stylemod_nffb_tcnn",
 }
 
-# Files of such a folder: published recipe for DTU and for so many views of H3DS; instant recipe behind its own small network.
+# Files of such a folder: the published recipe for DTU and for so many views of H3DS; the instant recipe with a small network of
+# its own, and with the published ones (full).
 VARIANTS: tuple[str, ...] = (
     "dtu_fixed_cameras",
     "dtu_trained_cameras",
@@ -29,6 +30,7 @@ VARIANTS: tuple[str, ...] = (
     "h3ds_16_views",
     "h3ds_32_views",
     "instant",
+    "full",
 )
 
 
