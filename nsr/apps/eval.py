@@ -12,6 +12,8 @@ from nsr.apps.options import add_resolution, check_resolution, check_suffix, who
 from nsr.utils.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from trimesh import Trimesh
+
     from nsr.training.run import Run
     from nsr.types import Scene
 
@@ -20,6 +22,7 @@ EXAMPLES = """examples:
   nsr eval runs/bust --eval_rendering --views 0,5,9
   nsr eval exps/scan65/2026_01_31_12_00_00 --eval_cameras --reference data/DTU/scan65
   nsr eval runs/cup --gt cup_scan.ply --resolution 512 --out cup.json
+  nsr eval exps/scan65/2026_01_31_12_00_00 --dtu_gt data/DTU_reference
 
 Renderings: PSNR, SSIM (LPIPS when installed) inside the photograph's mask, and IoU of silhouettes; by default over the
 held-out views, or the training views when none was held out. Runs that learned the exposures of their photographs
@@ -27,9 +30,11 @@ held-out views, or the training views when none was held out. Runs that learned 
 Cameras: rotation and translation errors after the best
 similarity. Mesh: 100k area-weighted samples per surface, exact point-to-triangle distances, no alignment to the mesh, in
 percent of the object radius; over the surface that two training views see, and over all of it (_all).
+DTU: the data set's own protocol against its scans, in mm (nsr/evaluation/dtu.py states it).
 After --train_cameras renderings and mesh are first aligned by the similarity that carries the refined training cameras onto
 the scene's ("aligned" in metrics.json says so).
-An option that is about one of the three measures that one, and those that others are about; --mesh-only all but renderings.
+An option that is about one of the four measures that one, and those that others are about; --mesh-only all but
+renderings.
 Figures in an existing metrics.json that are not measured again are kept when they are of the same checkpoint."""
 
 # What each measurement may have written; a new one leaves nothing of an earlier one.
@@ -39,6 +44,7 @@ MESH = re.compile(
     r"((chamfer|accuracy|completeness|median)_percent|chamfer_world|f_score_1percent|normal_consistency)(_all)?"
     "|object_radius_world|seen_percent|trimmed"
 )
+DTU = re.compile(r"dtu_.*")
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
@@ -57,6 +63,10 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--eval_cameras", action="store_true", help="compare the trained cameras with the scene's")
     parser.add_argument("--reference", metavar="SCENE", help="scene with the true cameras (default: cameras.npz of the data)")
     parser.add_argument("--gt", type=Path, metavar="MESH", help="true mesh, in world units")
+    parser.add_argument("--dtu_gt", type=Path, metavar="DIR", help="measure as DTU does: folder of its Points/ and ObsMask/")
+    parser.add_argument(
+        "--dtu_scan", type=whole_number(1, "a scan"), metavar="N", help="which scan (default: as the scene says)"
+    )
     parser.add_argument(
         "--mesh-only", action="store_true", help="no renderings and their figures: large networks take minutes for each"
     )
@@ -77,6 +87,8 @@ def run_eval(args: argparse.Namespace) -> None:
         )
     if args.gt is not None and not args.gt.is_file():
         raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
+    if args.dtu_scan is not None and args.dtu_gt is None:
+        raise UsageError("--dtu_scan: expected --dtu_gt DIR beside it, the folder of the data set's scans")
 
     from nsr.training.launch import check_device
     from nsr.training.run import load_run
@@ -87,7 +99,7 @@ def run_eval(args: argparse.Namespace) -> None:
     scene = run.load_scene()
     # Without a choice: everything for which the run's data have something to compare with.
     of_renderings, of_cameras = args.eval_rendering or args.views or args.samples, args.eval_cameras or args.reference
-    everything = not (of_renderings or of_cameras or args.gt)
+    everything = not (of_renderings or of_cameras or args.gt or args.dtu_gt)
     measured: dict = {}
     replaced: list[re.Pattern] = []
     if of_renderings or (everything and not args.mesh_only):
@@ -100,6 +112,9 @@ def run_eval(args: argparse.Namespace) -> None:
     if mesh_file is not None:
         measured |= mesh_metrics(run, scene, Path(mesh_file), args.resolution)
         replaced.append(MESH)
+    if args.dtu_gt is not None:
+        measured |= dtu_metrics(run, scene, args.dtu_gt, args.dtu_scan, args.resolution)
+        replaced.append(DTU)
 
     from nsr.evaluation.report import write_metrics
     from nsr.training.results import run_figures
@@ -147,15 +162,28 @@ def mesh_metrics(run: Run, scene: Scene, mesh_file: Path, resolution: int) -> di
     """Distances between the run's mesh and the true one, seen by the training cameras."""
     from nsr.evaluation.chamfer import evaluate_mesh
     from nsr.geometry.meshes import load_mesh
-    from nsr.training.results import run_mesh
     from nsr.training.run import reference_cameras
-    from nsr.training.trainer import trusted
 
     true = load_mesh(mesh_file)
+    return evaluate_mesh(_shape(run, scene, resolution), true, reference_cameras(scene)[run.train_views], seed=0)
+
+
+def dtu_metrics(run: Run, scene: Scene, folder: Path, scan: int | None, resolution: int) -> dict:
+    """Distances between the run's mesh and DTU's scan of the same number, by the data set's protocol."""
+    from nsr.evaluation.dtu import evaluate_dtu, load_dtu_reference, scan_number
+
+    reference = load_dtu_reference(folder, scan_number(scene.name) if scan is None else scan)
+    return evaluate_dtu(_shape(run, scene, resolution), reference)
+
+
+def _shape(run: Run, scene: Scene, resolution: int) -> Trimesh:
+    """The run's mesh in world units, without colours."""
+    from nsr.training.results import run_mesh
+    from nsr.training.trainer import trusted
+
     masks = trusted(scene.select(run.train_views), run.config)[0].masks
     views = {"cameras": run.cameras, "masks": masks}
-    mesh = run_mesh(run.model, run.world_from_scene, resolution=resolution, color=False, **views)
-    return evaluate_mesh(mesh, true, reference_cameras(scene)[run.train_views], seed=0)
+    return run_mesh(run.model, run.world_from_scene, resolution=resolution, color=False, **views)
 
 
 def _read_json(path: Path) -> dict:

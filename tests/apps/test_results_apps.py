@@ -12,11 +12,13 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from support.dtu_reference import write_reference
 from support.painted_ball import RADIUS, WORLD_FROM_SCENE, PaintedBall, photographs, ring_of_cameras
 from support.tiny_run import tiny_config
 
-from nsr.apps.eval import CAMERAS, MESH, RENDERING
+from nsr.apps.eval import CAMERAS, DTU, MESH, RENDERING
 from nsr.apps.main import main
+from nsr.evaluation.dtu import DtuReference
 from nsr.geometry.meshes import load_mesh, vertex_colors
 from nsr.models.exposure import AffineExposure
 from nsr.training.results import render_view, run_figures
@@ -249,6 +251,30 @@ def test_eval_measures_a_known_error_of_the_surface(run, tmp_path):
     metrics = json.loads(out.read_text())
     assert metrics["chamfer_percent_all"] == pytest.approx(5.0, abs=0.15)
     assert "psnr" not in metrics
+
+
+def test_eval_measures_as_dtu_does(run, tmp_path, capsys):
+    """The scan: the ball's upper half, a millimetre further in. The table is through its middle."""
+    center = WORLD_FROM_SCENE[:3, 3]
+    scan = ball_mesh().vertices
+    scan = center + (scan - center) * (1 - 1 / (50 * RADIUS))
+    box = np.stack([center - 80 * RADIUS, center + 80 * RADIUS])
+    plane = np.array([0, 0, 1.0, -center[2]])
+    write_reference(tmp_path, 24, DtuReference(scan, np.ones((170, 170, 170), dtype=bool), box, RADIUS, plane))
+    out = tmp_path / "m.json"
+    command = ["eval", str(run.folder), "--dtu_gt", str(tmp_path), "--resolution", "48", "--out", str(out)]
+    scene = replace(run.load_scene(), name="scan24")
+    run.load_scene = lambda: scene
+    assert main(command) == 0
+    metrics = json.loads(out.read_text())
+    assert metrics["dtu_completeness_mm"] == pytest.approx(1.0, abs=0.05)
+    # Points of the scan are up to a millimetre apart.
+    assert metrics["dtu_accuracy_mm"] == pytest.approx(1.05, abs=0.1)
+    assert all(DTU.fullmatch(name) for name in metrics.keys() - run_figures(run).keys())
+    assert main([*command, "--dtu_scan", "65"]) == 3
+    assert "stl065_total.ply" in capsys.readouterr().err
+    assert main(["eval", str(run.folder), "--dtu_scan", "65"]) == 2
+    assert "expected --dtu_gt DIR beside it" in capsys.readouterr().err
 
 
 def test_eval_cameras_notices_moved_cameras(run, tmp_path):
