@@ -1,62 +1,250 @@
-"""Time to equal quality: what a baseline reaches in a long run, and the least budget in which the instant configuration does.
+"""Time to quality: trains encoders and recipes on the same scenes, with the same rays, seeds and budget; compares the curves.
 
-    python benchmarks/convergence.py bust dents --baseline base/idr --seconds 1200 --budgets 15 30 60 --out /tmp/convergence
+    python benchmarks/convergence.py --scenes bust dents --budget 15 60 --vanilla-budget 1200 --seeds 3 --out runs/convergence
 
-Quality is the Chamfer distance in percent (nsr/evaluation/chamfer.py states the protocol) of meshes of --resolution cells:
-renderings of the published network would take longer than its training. Times are those of training (train_seconds of
-metrics.json), which for instant holds its start. Each run is looked at when it ends: instant may have been as good before its
-budget was over, and the baseline, whose error is still falling then, a little before its own. Runs that exist in --out are not
-repeated. Nothing else should run on the machine meanwhile.
+Two comparisons, which no table mixes. Like for like: the same losses, start, rays and schedule, so that only the encoder and
+the network behind it differ; the yardstick is IDR's 8 x 512 network behind positional encoding. Complete recipes: IDR as
+published (the yardstick) against the instant configurations as shipped.
+
+At 1, 2, 4, 8, 15, 30, 60, 120, ... s of training, and at the end, a run is measured: Chamfer distance where the scene has
+ground truth (nsr/evaluation/chamfer.py; DTU's own protocol with --dtu-gt), PSNR inside the masks and overlap of silhouettes in
+held-out views, training loss, steps, rays per second, peak of memory. The clock stands still meanwhile, and counts the start.
+With several budgets each is a run with a schedule of its own.
+
+OUT receives results.json, curves.csv, curves_*.png and report.html (one file, no network), and a folder for each run.
+Interrupt it at any time: --resume goes on where it was, and adds what else is asked for. What was made by another command or by
+other code is refused. Nothing else should run on the machine meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import math
+import os
+import platform
+import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from reconstruction import cpu_name, reconstruct
+import torch
+from convergence_plan import (
+    RECIPES,
+    Job,
+    Measuring,
+    Place,
+    Variant,
+    evaluation_times,
+    find_scenes,
+    find_variants,
+    is_yardstick,
+)
+from convergence_report import markdown, run_name, write_all
+from convergence_tables import METRICS
+from reconstruction import claim, commit, cpu_name
+
+import nsr
+from nsr.apps.options import check_folder, check_resolution, seconds, whole_number
+from nsr.training.experiments import EXPERIMENTS
+from nsr.training.launch import check_device
+from nsr.utils.errors import NsrError, RetriableError, UsageError
+from nsr.utils.files import LOCK_NAME, file_lock
+
+WORKER = Path(__file__).with_name("convergence_run.py")
+STOP_SECONDS = 120.0  # that a run has to finish its step and save
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_argument_group("what to compare")
+    what.add_argument(
+        "--dataset", default="synthetic", metavar="NAME|DIR", help="synthetic (default), dtu, h3ds, or a folder of scenes"
+    )
+    what.add_argument("--data", type=Path, metavar="DIR", help="where dtu or h3ds is (default data/DTU, data/H3DS)")
+    what.add_argument("--scenes", nargs="+", default=[], metavar="NAME|DIR", help="of the data set, or folders (default all)")
+    what.add_argument(
+        "--encoders", nargs="+", metavar="EXP", help=f"of {', '.join(EXPERIMENTS)} (default all that can run here)"
+    )
+    recipes = "; ".join(f"{name}: {text}" for name, text in RECIPES.items())
+    what.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="RECIPE", help=recipes)
+    what.add_argument("--seeds", type=whole_number(1, "seeds"), default=1, metavar="N", help="how many (default 1)")
+    what.add_argument(
+        "--full-seeds",
+        type=whole_number(1, "seeds"),
+        metavar="N",
+        help="of the 8 x 512 networks (full, published; default --seeds)",
+    )
+    what.add_argument("--set", nargs="+", default=[], metavar="key=value", help="configuration values to change in all runs")
+    how_long = parser.add_argument_group("how long")
+    how_long.add_argument(
+        "--budget", nargs="+", type=seconds, default=[120.0], metavar="SECONDS", help="of each run (default 120)"
+    )
+    how_long.add_argument("--full-budget", type=seconds, metavar="SECONDS", help="of the 8 x 512 networks instead")
+    how_long.add_argument("--vanilla-budget", type=seconds, metavar="SECONDS", help="of the yardsticks instead")
+    how_long.add_argument("--times", nargs="+", type=seconds, metavar="SECONDS", help="when to measure, beside the end")
+    measured = parser.add_argument_group("what is measured")
+    measured.add_argument(
+        "--holdout", type=whole_number(1, "views"), default=6, metavar="K", help="views kept from training (default 6)"
+    )
+    measured.add_argument(
+        "--h3ds-views", type=whole_number(1, "views"), default=32, metavar="N",
+        help="of h3ds: train on the N views of config.toml, measure on others (default 32)",
+    )  # fmt: skip
+    usual = Measuring()
+    measured.add_argument("--eval-views", type=whole_number(1, "views"), default=usual.views, metavar="N",
+                          help="of the held-out views to render (default %(default)s)")  # fmt: skip
+    measured.add_argument("--eval-rays", type=whole_number(64, "rays"), default=usual.rays, metavar="N",
+                          help="for all of them together, at every so manieth pixel (default %(default)s)")  # fmt: skip
+    measured.add_argument("--eval-samples", type=whole_number(1, "rays"), default=usual.samples, metavar="N",
+                          help="N x N rays per pixel (default %(default)s; nsr eval takes 2)")  # fmt: skip
+    measured.add_argument("--resolution", type=int, default=usual.resolution, help="of the meshes (default %(default)s)")
+    measured.add_argument(
+        "--dtu-gt", type=Path, metavar="DIR", help="folder of DTU's Points/ and ObsMask/: measure as DTU does"
+    )
+    measured.add_argument("--thresholds", nargs="+", type=_thresholds, default=[], metavar="METRIC=VALUE,...",
+                          help=f"fixed thresholds instead of the usual ones, of {', '.join(METRICS)}")  # fmt: skip
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1")
+    parser.add_argument("--out", type=Path, default=Path("runs/convergence"), help="default %(default)s")
+    parser.add_argument("--resume", action="store_true", help="go on with what is in OUT")
+    return parser
+
+
+def _thresholds(text: str) -> tuple[str, list[float]]:
+    metric, _, values = text.partition("=")
+    try:
+        parsed = [float(value) for value in values.split(",")]
+    except ValueError:
+        parsed = []
+    if metric not in METRICS or not parsed or not all(map(math.isfinite, parsed)):
+        raise argparse.ArgumentTypeError(f"expected METRIC=VALUE,... with METRIC one of {', '.join(METRICS)}; got {text!r}")
+    return metric, parsed
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenes", nargs="+", help="scene folders with ground truth, or built-in names")
-    parser.add_argument("--baseline", default="base/idr", metavar="CONF", help="configuration (default base/idr, as published)")
-    parser.add_argument("--seconds", type=float, default=1200.0, help="budget of the baseline (default 1200)")
-    parser.add_argument("--budgets", nargs="+", type=float, default=[15.0, 30.0, 60.0, 120.0], metavar="SECONDS")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resolution", type=int, default=128, help="of the meshes that are measured (default 128)")
-    parser.add_argument("--options", default="", help="further options of nsr reconstruct for both, in one string")
-    parser.add_argument("--out", type=Path, required=True, help="where the runs go")
-    args = parser.parse_args()
-    options = ["--mesh-only", "--resolution", str(args.resolution), *args.options.split()]
-
-    print(f"{cpu_name()}, seed {args.seed}, options: {' '.join(options)}\n")
-    print(f"| scene | {args.baseline} after {args.seconds:g} s | instant | ratio of times |")
-    print("|---|---|---|---|")
-    for scene in args.scenes:
-        budgets = sorted(args.budgets)
-        chamfer(scene, reconstruct(scene, budgets[0], args.seed, args.out / "instant", options))  # before the long run
-        slow = ["--conf", args.baseline, *options]
-        baseline = reconstruct(scene, args.seconds, args.seed, args.out / args.baseline.replace("/", "_"), slow)
-        instant, ratio = "not reached", "-"
-        for budget in budgets:
-            run = reconstruct(scene, budget, args.seed, args.out / "instant", options)
-            if math.isfinite(chamfer(scene, run)) and chamfer(scene, run) <= chamfer(scene, baseline):
-                instant = f"{chamfer(scene, run):.3g} % in {run['train_seconds']:.3g} s"
-                ratio = f"{baseline['train_seconds'] / run['train_seconds']:.3g}"
-                break
-        reached = f"{chamfer(scene, baseline):.3g} %, {baseline['steps']} steps"
-        print(f"| {Path(scene).name} | {reached} | {instant} | {ratio} |", flush=True)
-    return 0
+    args = build_parser().parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return benchmark(args)
+    except NsrError as error:
+        print(f"convergence.py: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"convergence.py: interrupted; the same command with --resume goes on in {args.out}", file=sys.stderr)
+        return RetriableError.exit_code
 
 
-def chamfer(scene: str, run: dict) -> float:
-    """In percent; infinite for a mesh of which no two views see anything. Ends the program for a scene without ground truth."""
-    if "chamfer_percent" not in run:
-        sys.exit(f"convergence.py: {scene}: has no ground truth; expected a built-in one, mesh_gt.ply or --options '--gt MESH'")
-    return math.inf if run["chamfer_percent"] is None else run["chamfer_percent"]
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def benchmark(args: argparse.Namespace) -> int:
+    check_resolution(args.resolution)
+    args.device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    check_device(args.device)
+    check_folder(args.out, "--out")
+    if not args.resume and args.out.is_dir() and any(path.name != LOCK_NAME for path in args.out.iterdir()):
+        raise UsageError(f"--out {args.out}: holds something already; --resume goes on with it, another --out keeps it")
+    places = find_scenes(args.dataset, args.scenes, args.data, args.h3ds_views, args.dtu_gt)
+    variants, left_out = find_variants(args.recipes, args.encoders, args.set, args.device)
+    jobs = plan(args, places, variants)
+    results = {
+        "about": about(args),
+        "scenes": [place.name for place in places],
+        "left_out": left_out,
+        "thresholds": dict(args.thresholds),
+        "runs": [],
+    }
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}")
+    with file_lock(args.out):
+        for number, job in enumerate(jobs, start=1):
+            print(f"[{number}/{len(jobs)}] {run_name(job.to_dict())}: ", end="", flush=True)
+            results["runs"].append(run_job(job, args.out))
+            print(summary(results["runs"][-1]), flush=True)
+            write_all(args.out, results, pictures=number == len(jobs))
+        print("\n" + markdown(results))
+        print(args.out / "report.html")
+    return int(any("error" in run for run in results["runs"]))
+
+
+def plan(args: argparse.Namespace, places: list[Place], variants: list[Variant]) -> list[Job]:
+    """All runs, in an order in which an early end leaves something to compare: scene by scene, seed by seed."""
+    measuring = Measuring(args.resolution, args.eval_views, args.eval_rays, args.eval_samples)
+    jobs = []
+    for place in places:
+        for seed in range(max(args.seeds, args.full_seeds or 0)):
+            for variant in variants:
+                large = variant.recipe in ("full", "published")
+                if seed >= (args.full_seeds or args.seeds if large else args.seeds):
+                    continue
+                budgets = [args.full_budget] if large and args.full_budget else sorted(set(args.budget))
+                if is_yardstick(variant.recipe, variant.encoder) and args.vanilla_budget:
+                    budgets = [args.vanilla_budget]
+                for budget in budgets:
+                    times = evaluation_times(budget, args.times)
+                    jobs.append(Job(
+                        place.name, place.data, place.views, args.holdout, place.dtu, variant.recipe, variant.encoder,
+                        variant.conf, tuple(args.set), budget, times, seed, args.device, measuring,
+                    ))  # fmt: skip
+    return jobs
+
+
+def run_job(job: Job, out: Path) -> dict:
+    """The result of a run, which is made unless it is there; {"job", "error"} where it fails."""
+    folder = out / job.name
+    claim(folder, {"job": json.loads(json.dumps(job.to_dict())), "measured_by": _digest(WORKER)})
+    result = folder / "result.json"
+    if not result.is_file():
+        code = supervise([sys.executable, str(WORKER), str(folder)], folder / "log.txt")
+        if code:
+            last = (folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
+            return {"job": job.to_dict(), "error": f"exit {code}: {' '.join(last)}"}
+    return {**json.loads(result.read_text(encoding="utf-8")), "folder": job.name}
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+
+
+def supervise(command: list[str], log: Path) -> int:
+    """Run a process with its output in a log; its exit code. An interrupted benchmark lets it save first."""
+    with open(log, "a", encoding="utf-8") as file:
+        process = subprocess.Popen([*command, str(os.getpid())], stdout=file, stderr=subprocess.STDOUT)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+
+
+def summary(run: dict) -> str:
+    """One line of a run."""
+    if "error" in run:
+        return f"FAILED, {run['error']}"
+    last = run["points"][-1]
+    figures = [
+        f"{name} {metric.shown(last['figures'].get(name))}" for name, metric in METRICS.items() if name in last["figures"]
+    ]
+    return f"{', '.join(figures)}, {last['step']} steps in {last['seconds']:.1f} s"
+
+
+def about(args: argparse.Namespace) -> dict[str, str]:
+    """What the figures depend on."""
+    device = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else cpu_name()
+    return {
+        "device": f"{args.device}: {device}",
+        "versions": f"nsr {nsr.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        "system": platform.platform(),
+        "commit": commit() or "not a checkout",
+        "command": " ".join(["python", "benchmarks/convergence.py", *sys.argv[1:]]),
+    }
 
 
 if __name__ == "__main__":

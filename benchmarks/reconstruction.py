@@ -63,17 +63,8 @@ def reconstruct(scene: str, budget: float | None, seed: int, out: Path, options:
     folder = out / f"{Path(scene).name}{length}_seed{seed}"
     end = ["--budget", str(budget)] if budget is not None else []
     arguments = ["reconstruct", scene, *end, "--seed", str(seed), *options]
-    identity = {"arguments": arguments, "commit": commit()}
-    if identity["commit"] != first_commit():
-        sys.exit(f"the code has changed since this began, from {first_commit()} to {identity['commit']}; run it in a clone")
-    metrics, record = folder / "metrics.json", folder / "benchmark.json"
-    # Written before the run: one that was interrupted is continued, by the code that began it only.
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
-        record.write_text(json.dumps(identity))
-    found = json.loads(record.read_text()) if record.is_file() else None
-    if found != identity:
-        sys.exit(f"{folder}: holds a run of {found}; expected {identity}; name another --out")
+    record = claim(folder, arguments)
+    metrics = folder / "metrics.json"
     if not metrics.is_file():
         command = [sys.executable, "-m", "nsr.apps.main", *arguments, "--out", str(folder)]
         ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -82,6 +73,26 @@ def reconstruct(scene: str, budget: float | None, seed: int, out: Path, options:
                 shutil.rmtree(folder)
             raise FailedRun(f"nsr {' '.join(arguments)}: exit {ended.returncode}: {ended.stderr.strip()[-500:]}")
     return json.loads(metrics.read_text())
+
+
+def claim(folder: Path, arguments: list | dict) -> Path:
+    """Take a folder for the run that `arguments` describe, by the code of now; returns the file that says so.
+
+    Ends the program where the folder holds another run, or one that other code began, and where the code has changed since the
+    program first asked.
+    """
+    identity = {"arguments": arguments, "commit": commit()}
+    if identity["commit"] != first_commit():
+        sys.exit(f"the code has changed since this began, from {first_commit()} to {identity['commit']}; run it in a clone")
+    record = folder / "benchmark.json"
+    # Written before the run: one that was interrupted is continued, by the code that began it only.
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        record.write_text(json.dumps(identity))
+    found = json.loads(record.read_text()) if record.is_file() else None
+    if found != identity:
+        sys.exit(f"{folder}: holds a run of {found}; expected {identity}; name another --out")
+    return record
 
 
 def commit() -> str:

@@ -203,6 +203,7 @@ def train(
     estimated: Scene | None = None,
     how_to_continue: str,
     say: Callable[[str], None],
+    after_step: Callable[[Trainer, dict[str, float]], None] | None = None,
 ) -> None:
     """Run the trainer to its end in a folder of its own: configuration, metrics, previews, checkpoints.
 
@@ -210,7 +211,7 @@ def train(
     by a run that cannot begin. Raises what Trainer.fit raises.
     old: what to remove of earlier results in the folder before anything is written; estimated: the whole scene, where its masks
     were estimated for this run and are to be kept in MASK_FOLDER; how_to_continue: the advice to a user whose
-    run was interrupted; say: where a warning goes, and which cameras are refined.
+    run was interrupted; say: where a warning goes, and which cameras are refined; after_step: see Trainer.fit.
     """
     if trainer.poses is not None:
         noisy = trainer.scene.reference is not None
@@ -244,6 +245,8 @@ def train(
                     with trainer.untimed():
                         picture = write_preview(trainer, folder / "plots" / f"step_{trainer.clock.step:06d}.png")
                         log.image(trainer.clock.step, "preview", picture)
+                if after_step is not None:
+                    after_step(trainer, losses)
 
             try:
                 trainer.fit(folder, on_step=on_step, signal=signal)

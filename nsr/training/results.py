@@ -163,16 +163,26 @@ class ViewRendering(NamedTuple):
 
 
 def render_view(
-    model: IDRModel, cameras: Cameras, view: int, scale: float = 1.0, *, samples: int = 2, chunk: int | None = None
+    model: IDRModel,
+    cameras: Cameras,
+    view: int,
+    scale: float = 1.0,
+    *,
+    samples: int = 2,
+    stride: int = 1,
+    chunk: int | None = None,
 ) -> ViewRendering:
     """What one scene-frame camera sees.
 
     scale: size of the picture relative to the camera's; samples: rays per side of a pixel, whose mean it shows, as one of a
-    photograph shows the mean of its area; chunk: rays rendered at a time, see IDRModel.render.
+    photograph shows the mean of its area; stride: only every so manieth pixel in both directions, from the first on;
+    chunk: rays rendered at a time, see IDRModel.render.
     """
     device = model_device(model)
     camera = scale_cameras(cameras[view], scale).to(device)
-    pixels = image_pixels(camera.width, camera.height, device)
+    shape = (-(-camera.height // stride), -(-camera.width // stride))
+    pixels = image_pixels(camera.width, camera.height, device).reshape(camera.height, camera.width, 2)
+    pixels = pixels[::stride, ::stride].reshape(-1, 2)
     only = torch.zeros(len(pixels), dtype=torch.long, device=device)  # of the one camera
     rgb, normal, hits = (torch.zeros(len(pixels), channels, device=device) for channels in (3, 3, 1))
     # One ray of all pixels after the other: large pictures would not fit into memory as rays.
@@ -182,7 +192,6 @@ def render_view(
         hit = output.hit[:, None].to(rgb.dtype)
         rgb, normal, hits = rgb + hit * output.rgb, normal + hit * output.normal, hits + hit
     rgb = torch.where(hits > 0, rgb / hits, 1.0)
-    shape = (camera.height, camera.width)
     return ViewRendering(
         rgb.reshape(*shape, 3), F.normalize(normal, dim=-1).reshape(*shape, 3), (hits / samples**2).reshape(shape)
     )

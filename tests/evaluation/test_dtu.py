@@ -150,7 +150,7 @@ def test_the_data_sets_files_are_read(tmp_path):
 
 def test_missing_and_damaged_files_are_named(tmp_path):
     with pytest.raises(
-        DataError, match=r"no .*stl024_total\.ply, no .*ObsMask24_10\.mat, no .*Plane24\.mat; expected the folders"
+        DataError, match=r"no .*stl024_total\.ply, no .*ObsMask24_10\.mat, no .*Plane24\.mat; expected the data set's folders"
     ):
         load_dtu_reference(tmp_path, 24)
     write_reference(tmp_path, 24, reference(lattice(0, 5, 0, 5, 5.0)))
