@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     measured.add_argument("--eval-rays", type=whole_number(64, "rays"), default=usual.rays, metavar="N",
                           help="for all of them together, at every so manieth pixel (default %(default)s)")  # fmt: skip
     measured.add_argument("--eval-samples", type=whole_number(1, "rays"), default=usual.samples, metavar="N",
-                          help="N x N rays per pixel (default %(default)s; nsr eval takes 2)")  # fmt: skip
+                          help="N x N rays per pixel (default %(default)s, as nsr eval)")  # fmt: skip
     measured.add_argument("--resolution", type=int, default=usual.resolution, help="of the meshes (default %(default)s)")
     measured.add_argument(
         "--dtu-gt", type=Path, metavar="DIR", help="folder of DTU's Points/ and ObsMask/: measure as DTU does"

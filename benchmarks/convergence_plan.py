@@ -8,14 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from nsr.config import bind, to_tree
 from nsr.datasets.detect import BUILT_IN, is_built_in
 from nsr.datasets.idr import CAMERA_FILES, IMAGE_FOLDERS
 from nsr.evaluation.dtu import load_dtu_reference, scan_number
-from nsr.training.experiments import EXPERIMENTS, experiment_conf
+from nsr.training.experiments import EXPERIMENTS
 from nsr.training.launch import RunRequest, read_config
 from nsr.training.settings import Config
-from nsr.utils.errors import ConfigError, DataError, ExtensionError, UsageError
+from nsr.utils.errors import ConfigError, DataError, NsrError, UsageError
 from nsr.utils.hocon import did_you_mean
 
 VANILLA = "Posenc"
@@ -46,10 +48,10 @@ class Measuring:
     """How a model is measured. resolution: marching-cubes cells per axis; views: how many held-out views are rendered;
     rays: at most, for all of them together; samples: rays per side of a pixel."""
 
-    resolution: int = 160
+    resolution: int = 128
     views: int = 4
-    rays: int = 8192
-    samples: int = 1
+    rays: int = 16384
+    samples: int = 2
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def find_variants(
     """The configurations of recipes and encoders, the vanilla ones first; and, by name, why others are left out.
 
     encoders: None for all that can run here. The yardsticks of the recipes are always among them. Raises UsageError for an
-    unknown encoder, and what building its model raises where it was named.
+    unknown encoder, ConfigError for a configuration that is wrong, and what building its model raises where it was named.
     """
     from nsr.models.idr import IDRModel
 
@@ -203,14 +205,14 @@ def find_variants(
         chosen = [name for name in EXPERIMENTS if encoders is None or name in encoders]
         if recipe == "full" and VANILLA not in chosen:
             chosen.insert(0, VANILLA)
-        variants += [Variant(recipe, name, experiment_conf(name, recipe)) for name in chosen if recipe in recipes]
+        variants += [Variant(recipe, name, f"encoders/{EXPERIMENTS[name]}/{recipe}") for name in chosen if recipe in recipes]
     able = []
     for variant in variants:
         try:
             config = read_config(RunRequest("", variant.conf, overrides=tuple(overrides), device=device))
-            IDRModel.build(config.model, 0).to(device)
-        except (ExtensionError, UsageError, ConfigError) as error:
-            if encoders is not None:
+            IDRModel.build(config.model, 0).to(device).sdf(torch.zeros(2, 3, device=device))
+        except NsrError as error:
+            if encoders is not None or isinstance(error, ConfigError):
                 raise
             left_out[f"{variant.recipe} {variant.encoder}"] = str(error)
         else:

@@ -228,6 +228,12 @@ def write_png(path: Path, title: str, groups: Sequence[Group]) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
+    class PlainNumbers(LogFormatter):
+        """0.6 and not 6e-01, where there is room for it."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     names = [*metrics_of(groups), "loss"]
     figure_ = Figure(figsize=(4.2 * len(names), 8.4), layout="constrained")
     FigureCanvasAgg(figure_)
@@ -246,7 +252,7 @@ def write_png(path: Path, title: str, groups: Sequence[Group]) -> None:
             plot.set_yscale("log" if is_logarithmic(name) else "linear")
             for logarithmic in (plot.xaxis, plot.yaxis) if is_logarithmic(name) else (plot.xaxis,):
                 logarithmic.set_major_formatter("{x:g}")
-                logarithmic.set_minor_formatter(LogFormatter(minor_thresholds=(1.2, 0.4)))
+                logarithmic.set_minor_formatter(PlainNumbers(minor_thresholds=(1.2, 0.4)))
             plot.set(xlabel=label, ylabel=axis_label(name))
             plot.grid(alpha=0.3, which="both", linewidth=0.5)
     figure_.suptitle(title)

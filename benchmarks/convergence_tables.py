@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from convergence_plan import VANILLA, config_of, recipe_differences
 
-
 LATE = 1.1  # times what was asked for, up to which a point still stands for it
 
 

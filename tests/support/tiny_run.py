@@ -16,7 +16,7 @@ from nsr.training.settings import Config
 ROOT = Path(__file__).resolve().parents[2]
 VIEWS, WIDTH, HEIGHT = 6, 32, 24
 
-_SMALL = (
+SMALL = (
     *(f"model.{network}.dims=[16]" for network in ("implicit_network", "rendering_network")),
     "model.implicit_network.feature_size=7",
     *(
@@ -37,14 +37,14 @@ def write_tiny_scene(folder: Path, **layout) -> Path:
 
 def write_tiny_conf(path: Path, *overrides: str) -> Path:
     """The instant configuration, shrunk, in a file of its own."""
-    tree, _ = load_tree(find_conf("instant"), [*_SMALL, *overrides])
+    tree, _ = load_tree(find_conf("instant"), [*SMALL, *overrides])
     path.write_text(to_hocon(tree))
     return path
 
 
 def tiny_config(*overrides: str) -> Config:
     """The same, bound."""
-    tree, source = load_tree(find_conf("instant"), [*_SMALL, *overrides])
+    tree, source = load_tree(find_conf("instant"), [*SMALL, *overrides])
     return bind(Config, tree, source)
 
 
