@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from floors import Cost, Gathers
+from kernel_inputs import Inputs
 from torch import Tensor
 
-from nsr.config import bind, find_conf, load_tree
 from nsr.geometry.cameras import image_pixels
-from nsr.geometry.poses import look_at
 from nsr.geometry.visual_hull import carve
-from nsr.models.idr import IDRModel
 from nsr.ops.adam import adam_touched_
 from nsr.ops.color_network import ColorNetwork, color_network
 from nsr.ops.hash_grid import HashGridSpec, hash_grid, hash_grid_with_jacobian
@@ -25,8 +23,6 @@ from nsr.ops.patch_ncc import patch_images, patch_ncc
 from nsr.ops.sdf_network import SdfNetwork, sdf_and_normal, sdf_network
 from nsr.ops.sphere_trace import TraceOptions, trace
 from nsr.ops.trace_sdf_network import trace_sdf_network
-from nsr.training.settings import Config
-from nsr.types import Cameras, Rays
 
 FLOAT = 4  # bytes
 CORNER_LINES = 4
@@ -36,52 +32,11 @@ LOCATE = 6  # flops per point and level: x times the resolution, less the cell
 SCATTER = 2  # per corner and feature: a weight times a cotangent, added
 SCATTER_WITH_SLOPES = (INTERPOLATE_WITH_SLOPES + 8) / 8  # the transposed map, added at eight corners
 ACTIVATE, ACTIVATE_WITH_SLOPE = 5, 6  # per neuron: squareplus
+SINE = 30  # per neuron of a filter bank: sine and cosine, with their range reduction
 ADAM = 15  # per entry touched
 HARMONICS = 40  # per direction, degree 3
 WAVEFRONT_STATE = 2 * (12 * FLOAT + 7 * 4)  # bytes per evaluation: the state of a ray, read and written
 PATCH_SAMPLE, PATCH_SLOPES = 45, 25  # per sample of a pair: ray, plane, projection, interpolation, moments; their derivatives
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large the ops are called: overrides of confs/instant.conf, then numbers of points, rays, and what photographs."""
-
-    overrides: tuple[str, ...] = ()
-    points: int = 4096  # of a step: rays, volume and neighbours
-    rays: int = 3072
-    patch: int = 3  # pixels, the side that nsr.datasets.pyramid.patch_side chooses for the built-in scenes
-    images: tuple[int, int, int] = (40, 300, 400)  # V, H, W
-    hull: int = 128
-
-
-def _both_grids(*options: str) -> tuple[str, ...]:
-    grids = "model.implicit_network.encoder.hashgrid", "model.rendering_network.point_encoder.hashgrid"
-    return tuple(f"{grid}.{option}" for grid in grids for option in options)
-
-
-SIZES = {
-    "instant": Size(),
-    "large": Size(
-        (
-            *_both_grids("levels=16", "log2_table_size=19"),
-            "model.implicit_network.dims=[128, 128]",
-            "model.rendering_network.dims=[128, 128]",
-            "photometric.rays=4096",
-        ),
-        points=16384,
-        rays=8192,
-        images=(49, 600, 800),
-        hull=256,
-    ),
-    "gpu": Size(points=2**20, rays=2**20, images=(49, 600, 800), hull=256),  # of confs/instant.conf, what fills a GPU
-    "quick": Size(
-        (*_both_grids("levels=4", "log2_table_size=9", "start_levels=4"), "photometric.rays=16", "photometric.sources=2"),
-        points=64,
-        rays=32,
-        images=(4, 24, 32),
-        hull=12,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -93,47 +48,6 @@ class Case:
     prepare: Callable[[], Callable[[], object]]
     cost: Cost
     items: float
-
-
-class Inputs:
-    """The networks of a model and random inputs for them, on a device."""
-
-    def __init__(self, size: Size, config: Config, model: IDRModel, device: str) -> None:
-        self.size, self.config, self.device = size, config, device
-        self.generator = torch.Generator().manual_seed(0)
-        self.sdf = self._on_device(model.implicit_network.fused())
-        self.color = self._on_device(model.rendering_network.fused())
-        self.points = 2 * self.rand(size.points, 3) - 1
-
-    @classmethod
-    def untrained(cls, size: Size, device: str) -> Inputs:
-        tree, source = load_tree(find_conf("instant"), list(size.overrides))
-        config = bind(Config, tree, source)
-        model = IDRModel.build(config.model, seed=0)
-        model.set_progress(1.0, 1.0)
-        return cls(size, config, model, device)
-
-    def _on_device(self, network):
-        layers = tuple(tuple(t.detach().to(self.device).requires_grad_() for t in layer) for layer in network.layers)
-        return network._replace(table=network.table.detach().to(self.device).requires_grad_(), layers=layers)
-
-    def rand(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.generator).to(self.device)
-
-    def directions(self, n: int) -> Tensor:
-        return torch.nn.functional.normalize(self.rand(n, 3) - 0.5, dim=1)
-
-    def rays(self) -> Rays:
-        """From a sphere of radius 3 to places in the ball of the scene."""
-        origins = 3 * self.directions(self.size.rays)
-        return Rays(origins, torch.nn.functional.normalize(self.directions(self.size.rays) * 0.9 - origins, dim=1))
-
-    def cameras(self) -> Cameras:
-        views, height, width = self.size.images
-        eye = 3 * self.directions(views).cpu()
-        intrinsics = torch.tensor([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]]).repeat(views, 1, 1)
-        pose = look_at(eye, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-        return Cameras(intrinsics, pose, width, height).to(self.device)
 
 
 def all_cases(inputs: Inputs) -> Iterator[Case]:
@@ -230,45 +144,62 @@ def slope_along(h: Tensor, points: Tensor) -> Tensor:
 
 
 def sdf_cases(inputs: Inputs) -> Iterator[Case]:
-    network, x = inputs.sdf, inputs.points
+    yield from _sdf_cases(inputs.sdf, inputs.points)
+    for name, network in inputs.banks.items():
+        yield from _sdf_cases(network, inputs.points, f" {name}")
+
+
+def _sdf_cases(network: SdfNetwork, x: Tensor, of: str = "") -> Iterator[Case]:
     n, spec, levels = len(x), network.spec, network.active_levels
     m, out, neurons, parameters = weights(network)
+    in_bank, sines = bank_weights(network)
     c, outputs, gathers = levels * spec.features, network.layers[-1][0].shape[0], lookups(n, spec, levels)
-    yield Case("sdf_network", without_grad(lambda: sdf_network(x, *network)), sdf_cost(network, n, n * 4 * FLOAT), n)
+    yield Case(f"sdf_network{of}", without_grad(lambda: sdf_network(x, *network)), sdf_cost(network, n, n * 4 * FLOAT), n)
     # The SDF's gradient is a reverse pass through the hidden layers and the product with J.
     flops = grid_flops(n, spec, levels, INTERPOLATE_WITH_SLOPES)
-    flops += n * (2 * (m + out) + 2 * m + ACTIVATE_WITH_SLOPE * neurons + 6 * c)
+    flops += n * (2 * (m + out) + 2 * m + ACTIVATE_WITH_SLOPE * neurons + 6 * c + 4 * in_bank + SINE * sines)
     stream = (n * (3 + outputs + 3) + parameters) * FLOAT
-    yield Case("sdf_and_normal", lambda: lambda: sdf_and_normal(x, *network), Cost(flops, stream, gathers), n)
+    yield Case(f"sdf_and_normal{of}", lambda: lambda: sdf_and_normal(x, *network), Cost(flops, stream, gathers), n)
     # Backwards through that (csrc/kernels/sdf_network.h): per hidden layer W dp, q dp^T, W^T dz and dz a^T, per output layer
     # W^T dout and dout a^T; J g; and the scatter of both cotangents to the table.
-    flops = n * (8 * m + 4 * out + 2 * ACTIVATE_WITH_SLOPE * neurons + 6 * c + levels * LOCATE)
+    flops = n * (8 * m + 4 * out + 2 * ACTIVATE_WITH_SLOPE * neurons + 6 * c + levels * LOCATE + 8 * in_bank + SINE * sines)
     flops += n * c * 8 * SCATTER_WITH_SLOPES
     stream += (parameters + network.table.numel()) * FLOAT
     wanted = [network.table, *(tensor for layer in network.layers for tensor in layer)]
+    wanted += network.bank.tensors().values() if network.bank else []
     backward = backward_of(lambda: sdf_and_normal(x, *network), wanted)
-    yield Case("sdf_and_normal backward", backward, Cost(flops, stream, gathers), n)
+    yield Case(f"sdf_and_normal{of} backward", backward, Cost(flops, stream, gathers), n)
+
+
+def bank_weights(network: SdfNetwork) -> tuple[int, int]:
+    """Multiplications and sines per point in a network's filter bank."""
+    if network.bank is None:
+        return 0, 0
+    levels, (_, width, features) = network.active_levels, network.bank.frequencies.shape
+    squares = 3 if network.bank.style is not None else 1  # of width, per level: weights; their squares, and styles
+    return 3 * width + levels * width * (squares * width + features), (2 * levels + 1) * width
 
 
 def sdf_cost(network: SdfNetwork, n: float, stream: float) -> Cost:
     """Of n values of the SDF: all hidden layers, one row of the output layer."""
     m, _, neurons, parameters = weights(network)
     flops = grid_flops(n, network.spec, network.active_levels, INTERPOLATE)
-    flops += n * (2 * m + 2 * network.layers[-1][0].shape[1] + ACTIVATE * neurons)
+    in_bank, sines = bank_weights(network)
+    flops += n * (2 * m + 2 * network.layers[-1][0].shape[1] + ACTIVATE * neurons + 2 * in_bank + SINE * sines)
     return Cost(flops, stream + parameters * FLOAT, lookups(n, network.spec, network.active_levels))
 
 
 def trace_cases(inputs: Inputs) -> Iterator[Case]:
-    network, rays, options = inputs.sdf, inputs.rays(), inputs.config.model.ray_tracer
-    n = inputs.size.rays
-    # Counted: the evaluations that this trace takes, not the steps of the state machine between them.
-    evaluations = int(trace_sdf_network(network, rays, options).evaluations)
-    yield Case(
-        "trace_sdf_network",
-        lambda: lambda: trace_sdf_network(network, rays, options),
-        sdf_cost(network, evaluations, n * (6 + 1) * FLOAT + n),
-        evaluations,
-    )
+    rays, options, n = inputs.rays(), inputs.config.model.ray_tracer, inputs.size.rays
+    for name, network in {"": inputs.sdf, **{f" {name}": network for name, network in inputs.banks.items()}}.items():
+        # Counted: the evaluations that this trace takes, not the steps of the state machine between them.
+        evaluations = int(trace_sdf_network(network, rays, options).evaluations)
+        yield Case(
+            f"trace_sdf_network{name}",
+            lambda network=network: lambda: trace_sdf_network(network, rays, options),
+            sdf_cost(network, evaluations, n * (6 + 1) * FLOAT + n),
+            evaluations,
+        )
     # The state machine of the wavefront alone: IDR's options on the SDF of a ball, which costs next to nothing.
     idr = TraceOptions()
 

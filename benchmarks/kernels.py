@@ -29,7 +29,8 @@ keep_freed_memory()
 import tiny_cuda_nn  # noqa: E402
 import torch  # noqa: E402
 from floors import Machine, median_time  # noqa: E402
-from kernel_cases import SIZES, Case, Inputs, all_cases  # noqa: E402
+from kernel_cases import Case, all_cases  # noqa: E402
+from kernel_inputs import SIZES, Inputs  # noqa: E402
 from reconstruction import cpu_name  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 

@@ -30,7 +30,8 @@ keep_freed_memory()
 
 import torch  # noqa: E402
 from floors import Cost, Machine  # noqa: E402
-from kernel_cases import Inputs, Size, adam_cost, all_cases, table_gradient  # noqa: E402
+from kernel_cases import adam_cost, all_cases, table_gradient  # noqa: E402
+from kernel_inputs import Inputs, Size  # noqa: E402
 from reconstruction import cpu_name  # noqa: E402
 from torch.autograd.profiler_util import FunctionEvent  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from kernel_cases import Inputs
+from kernel_inputs import Inputs
 
 
 def calls(inputs: Inputs) -> dict[str, Callable[[], object]]:

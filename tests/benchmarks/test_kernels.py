@@ -28,6 +28,8 @@ OPS = {
     "adam_touched_",
     "visual_hull",
 }
+for bank in ("with a filter bank", "with a modulated bank"):
+    OPS |= {f"sdf_network {bank}", f"sdf_and_normal {bank}", f"sdf_and_normal {bank} backward", f"trace_sdf_network {bank}"}
 
 
 def run_benchmark(*options: object) -> subprocess.CompletedProcess:
@@ -55,7 +57,7 @@ def test_every_op_has_a_row_of_positive_numbers(finished):
         assert row["limit"] in ("flops", "bytes", "reads")
         assert row["memory"]["native"] >= 0
     memory = {row["op"]: row["memory"] for row in rows}
-    points, features = 64, 4 * 2  # those of kernel_cases.SIZES["quick"]
+    points, features = 64, 4 * 2  # those of kernel_inputs.SIZES["quick"]
     assert memory["hash_grid"]["native"] == points * features * 4  # what it returns
     assert memory["hash_grid"]["reference"] > memory["hash_grid"]["native"]
     assert memory["adam_touched_"]["native"] < 1000

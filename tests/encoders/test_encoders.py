@@ -169,7 +169,7 @@ def test_hash_grid_levels_appear_with_progress():
 
 
 def test_attention_runs_over_the_levels():
-    """Each point weighs its levels by factors that are 1 on average over them, and differ from level to level and point to point."""
+    """Each point weighs its levels by factors that are 1 on average, and differ from level to level and from point to point."""
     encoder = ModulatedFilterBankConfig(**SMALL_BANK).build().double()
     x = points(40)
     weighed = encoder(x)[:, 3:]
