@@ -75,10 +75,7 @@ class TcnnGrid:
         def vjp(grad: Tensor) -> Tensor:
             if features.grad_fn is None:  # no point, or no level
                 return torch.zeros_like(x)
-            (grad_x,) = torch.autograd.grad(features, at, grad.contiguous(), create_graph=training, retain_graph=True)
-            if grad_x.requires_grad:
-                grad_x.register_hook(lambda back: back if back is None else back.contiguous())  # its kernels read rows
-            return grad_x
+            return torch.autograd.grad(features, at, grad, create_graph=training, retain_graph=True)[0]
 
         return features if training else features.detach(), vjp
 

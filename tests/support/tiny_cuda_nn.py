@@ -60,7 +60,7 @@ class Encoding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         count = len(x)
-        padded = F.pad(x, [0, 0, 0, -count % GRANULARITY]).contiguous()
+        padded = (F.pad(x, [0, 0, 0, -count % GRANULARITY]) if count % GRANULARITY else x).contiguous()
         params = self.params.to(torch.float16).to(x.dtype) if self.dtype == torch.float16 else self.params.to(x.dtype)
         value = _Encode.apply(self, padded, params.contiguous())
         return value[:count].to(self.dtype if x.dtype == torch.float32 else x.dtype)
