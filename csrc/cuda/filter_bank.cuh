@@ -4,67 +4,9 @@
 // Every function here is called by all threads of a block.
 #pragma once
 
-#include "grid_cell.cuh"
-#include "tile.cuh"
+#include "bank_columns.cuh"
 
 namespace nsr::cuda {
-
-// Rows of shared memory: three columns of the bank's width, and one for a point or the features of a level.
-template <typename T>
-int bank_rows(const SdfNetwork<T>& network) {
-  return 3 * network.bank.width + larger(network.bank.features, 3);
-}
-
-template <typename T>
-struct BankColumns {
-  Column<T> a, b, c, few;
-
-  __device__ BankColumns(const SdfNetwork<T>& network, int first_row)
-      : a(shared_column<T>(first_row)),
-        b(shared_column<T>(first_row + network.bank.width)),
-        c(shared_column<T>(first_row + 2 * network.bank.width)),
-        few(shared_column<T>(first_row + 3 * network.bank.width)) {}
-};
-
-// The part of the first dense layer that takes the tap of level l; l = 0: the point.
-template <typename T>
-__device__ __forceinline__ int tap_column(const SdfNetwork<T>& net, int l) {
-  return l ? 3 + (l - 1) * net.bank.width : 0;
-}
-
-template <typename T>
-__device__ __forceinline__ DenseLayer<T> layer_of_tap(const SdfNetwork<T>& net, int l) {
-  const DenseLayer<T>& dense = net.layer[0];
-  return {dense.weight + tap_column(net, l), nullptr, dense.inputs, dense.outputs};
-}
-
-// What the forward pass keeps of a bank where values are all: nothing.
-template <typename T>
-struct NothingKept {
-  __device__ void point(int, T) const {}
-  __device__ void z(int, int, T) const {}
-  __device__ void y(int, int, T) const {}
-  __device__ void tap(int, int, T) const {}
-  __device__ void feature(int, T, T, T, T) const {}
-};
-
-template <typename T>
-struct BankKept {
-  const SdfNetwork<T>& net;
-  KeptColumn<T> rows;
-
-  __device__ void point(int d, T value) const { rows[d] = value; }
-  __device__ void z(int l, int j, T value) const { rows[net.kept_bank_z(l) + j] = value; }
-  __device__ void y(int l, int j, T value) const { rows[net.kept_bank_y(l) + j] = value; }
-  __device__ void tap(int l, int j, T value) const { rows[tap_column(net, l) + j] = value; }
-  __device__ void feature(int k, T h, T hx, T hy, T hz) const {
-    rows[net.kept_features() + k] = h;
-    const int row = net.kept_jacobian() + 3 * k;
-    rows[row] = hx;
-    rows[row + 1] = hy;
-    rows[row + 2] = hz;
-  }
-};
 
 // z_1 of the first dense layer.
 template <typename T, typename Kept>
@@ -73,16 +15,7 @@ __device__ __forceinline__ void through_bank(const SdfNetwork<T>& net, const T x
   const FilterBank<T>& bank = net.bank;
   const int features = net.grid.features;
   Column<T> tap = columns.a, next = columns.b;
-  for (int d = 0; d < 3; ++d) {
-    columns.few[d] = x[d];
-    kept.point(d, x[d]);
-  }
-  multiply<false>(net.layer[0], net.layer[0].bias, net.width(0), 3, columns.few, [&](int j, T value) { z[j] = value; });
-  for (int d = 0; d < 3; ++d) columns.few[d] = x[d] * bank.inverse_extent;
-  multiply<false>(bank.first(), bank.first().bias, bank.width, 3, columns.few, [&](int j, T value) {
-    kept.z(0, j, value);
-    tap[j] = sine_layer(bank.omega, value).value;
-  });
+  enter_bank(net, x, columns, z, tap, kept);
   for (int l = 1; l <= net.taps(); ++l) {
     encode_level(net.grid, l - 1, net.table, x, [&](int k, T h, T hx, T hy, T hz) {
       columns.few[k - (l - 1) * features] = h;
@@ -130,12 +63,7 @@ __device__ __forceinline__ void differentiate_bank(const SdfNetwork<T>& net, Col
     for (int j = 0; j < bank.width; ++j) s[j] = r[j] * sine_layer(bank.omega, kept[net.kept_bank_z(l) + j]).slope;
     multiply<true>(bank.sine(l), nullptr, bank.width, bank.width, s, [&](int j, T value) { r[j] = value; });
   }
-  for (int j = 0; j < bank.width; ++j) {
-    kept[net.kept_bank_r(0) + j] = r[j];
-    s[j] = r[j] * sine_layer(bank.omega, kept[net.kept_bank_z(0) + j]).slope;
-  }
-  multiply<true>(bank.first(), nullptr, 3, bank.width, s,
-                 [&](int d, T value) { gradient[d] += bank.inverse_extent * value; });
+  leave_bank(net, r, s, kept, gradient);
 }
 
 // The backward pass. parts: the block's sums, of the dense layers and of the bank, or null where none is wanted; curved: the
@@ -143,9 +71,8 @@ __device__ __forceinline__ void differentiate_bank(const SdfNetwork<T>& net, Col
 template <typename T>
 class BankBackward {
  public:
-  __device__ BankBackward(const SdfNetwork<T>& network, int first_row, T* parts, T* bank_parts, KeptColumn<T> curved)
-      : net_(network), bank_(network.bank), columns_(network, first_row), parts_(parts), bank_parts_(bank_parts),
-        curved_(curved) {}
+  __device__ BankBackward(const SdfNetwork<T>& network, BankColumns<T> columns, T* parts, T* bank_parts, KeptColumn<T> curved)
+      : net_(network), bank_(network.bank), columns_(columns), parts_(parts), bank_parts_(bank_parts), curved_(curved) {}
 
   // From the cotangent g of the normal and q_1 in `q`: the tangent of the first dense layer's z.
   __device__ void push(KeptColumn<T> kept, const T g[3], Column<T> q, Column<T> tangent) {
@@ -178,7 +105,7 @@ class BankBackward {
 
   // From the cotangent dz of the first dense layer's z: grad_x, but for what the grid has, and those of the features.
   template <typename Features>
-  __device__ void pull(KeptColumn<T> kept, bool pushed, Column<T> dz, T grad_x[3], const Features& grad_feature) {
+  __device__ void pull(KeptColumn<T> kept, bool pushed, const T[3], Column<T> dz, T grad_x[3], const Features& grad_feature) {
     const Column<T> dt = columns_.a, bent = columns_.b, value = columns_.c, few = columns_.few;
     for (int d = 0; d < 3; ++d) few[d] = kept[d];
     add_to_layer(0, dz, few, 3);
@@ -211,6 +138,9 @@ class BankBackward {
     multiply<true>(bank_.first(), nullptr, 3, bank_.width, bent,
                    [&](int d, T v) { grad_x[d] += bank_.inverse_extent * v; });
   }
+
+  // Rows of `curved`, behind those of the dense layers.
+  static __host__ __device__ int rows(const SdfNetwork<T>& net) { return (2 * net.taps() + 1) * net.bank.width; }
 
  private:
   __device__ int z_row(int l) const { return net_.widths_before(net_.hidden()) + l * bank_.width; }
@@ -249,20 +179,5 @@ class BankBackward {
   T* bank_parts_;
   KeptColumn<T> curved_;
 };
-
-// to = the sums over the blocks' parts.
-template <typename T>
-__global__ void sum_bank_kernel(int64_t numbers, int64_t blocks, const T* parts, T* to) {
-  const int64_t i = thread_index();
-  if (i >= numbers) return;
-  T sum = 0;
-  for (int64_t block = 0; block < blocks; ++block) sum += parts[block * numbers + i];
-  to[i] = sum;
-}
-
-template <typename T>
-void sum_bank(void* stream, const FilterBank<T>& bank, int64_t blocks, const T* parts, T* to) {
-  launch_items(stream, bank.numbers(), sum_bank_kernel<T>, bank.numbers(), blocks, parts, to);
-}
 
 }  // namespace nsr::cuda

@@ -27,7 +27,7 @@ __device__ void encode_point(const SdfNetwork<T>& net, const T x[3], Column<T> i
 }
 
 // The reverse pass from q_L, which is in `q`: p_l to kept, df/dx to `gradient`. bank_row: of the bank's columns.
-template <bool kBank, typename T>
+template <BankKind kBank, typename T>
 __device__ void differentiate(const SdfNetwork<T>& net, Column<T> q, Column<T> free, int bank_row, KeptColumn<T> kept,
                               T gradient[3]) {
   for (int l = net.hidden() - 1; l > 0; --l) {
@@ -38,7 +38,10 @@ __device__ void differentiate(const SdfNetwork<T>& net, Column<T> q, Column<T> f
     });
     swap(q, free);
   }
-  if constexpr (kBank) return differentiate_bank(net, q, BankColumns<T>(net, bank_row), kept, gradient);
+  if constexpr (kBank == kPublishedBank)
+    return differentiate_bank(net, q, BankColumns<T>(net, bank_row, false), kept, gradient);
+  if constexpr (kBank == kModulatedBank)
+    return differentiate_modulated_bank(net, q, BankColumns<T>(net, bank_row, false), kept, gradient);
   gradient[0] = gradient[1] = gradient[2] = T(0);
   multiply<true>(net.layer[0], nullptr, net.visible(), net.width(0), q, [&](int k, T value) {
     kept[net.kept_input_gradient() + k] = value;
@@ -48,7 +51,7 @@ __device__ void differentiate(const SdfNetwork<T>& net, Column<T> q, Column<T> f
 }
 
 // kept is by point where `all_kept`, else by thread.
-template <bool kBank, typename T>
+template <BankKind kBank, typename T>
 __global__ void sdf_and_normal_kernel(SdfNetwork<T> network, int widest, int64_t n, const T* x, SdfOutputs<T> outputs,
                                       T* kept_rows, bool all_kept) {
   const SdfNetwork<T>& net = network;
@@ -58,8 +61,8 @@ __global__ void sdf_and_normal_kernel(SdfNetwork<T> network, int widest, int64_t
     const KeptColumn<T> kept = kept_column(kept_rows, net.kept(), all_kept ? slot_of(i, n) : thread_index());
     Column<T> in = shared_column<T>(0), out = shared_column<T>(widest);
     const T point[3] = {x[3 * at], x[3 * at + 1], x[3 * at + 2]};
-    if constexpr (kBank) {
-      through_bank(net, point, BankColumns<T>(net, 2 * widest), in, BankKept<T>{net, kept});
+    if constexpr (kBank != kNoBank) {
+      through_any_bank<kBank>(net, point, 2 * widest, in, BankKept<T>{net, kept});
       for (int j = 0; j < net.width(0); ++j) {
         const T z = in[j];
         kept[net.kept_z(0) + j] = z;
@@ -68,7 +71,7 @@ __global__ void sdf_and_normal_kernel(SdfNetwork<T> network, int widest, int64_t
     } else {
       encode_point(net, point, in, kept);
     }
-    for (int l = kBank ? 1 : 0; l <= last; ++l) {
+    for (int l = kBank != kNoBank ? 1 : 0; l <= last; ++l) {
       const int z_row = net.kept_z(l);
       multiply<false>(net.layer[l], net.layer[l].bias, net.width(l), net.used_inputs(l), in, [&](int j, T z) {
         kept[z_row + j] = z;
@@ -94,12 +97,12 @@ __global__ void sdf_and_normal_kernel(SdfNetwork<T> network, int widest, int64_t
 
 template <typename T>
 auto kernel_of(const SdfNetwork<T>& network) {
-  return network.banked() ? sdf_and_normal_kernel<true, T> : sdf_and_normal_kernel<false, T>;
+  return with_bank_kind(network, [](auto kind) { return sdf_and_normal_kernel<decltype(kind)::value, T>; });
 }
 
 template <typename T>
 TilePlan plan(const SdfNetwork<T>& network, int64_t n) {
-  return plan_tiles<T>(kernel_of(network), n, 2 * widest(network) + (network.banked() ? bank_rows(network) : 0));
+  return plan_tiles<T>(kernel_of(network), n, 2 * widest(network) + bank_rows(network, false));
 }
 
 }  // namespace

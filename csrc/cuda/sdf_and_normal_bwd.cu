@@ -10,15 +10,16 @@ namespace {
 template <typename T>
 struct Scratch {
   T* parts;       // [blocks, parameters] sums over points
-  T* bank_parts;  // [blocks, numbers of the bank]
+  T* bank_parts;  // [blocks, bank_sums]
   T* curved;      // [slots / kLanes, curved_rows, kLanes], what s'' adds to the cotangents of the points in flight
   T* grad_input;  // [tiles of kLanes points, 3 + grid_rows, kLanes], the cotangents of x and of the grid's features
 };
 
 template <typename T>
 __host__ __device__ int curved_rows(const SdfNetwork<T>& network) {
-  const int of_bank = network.banked() ? (2 * network.taps() + 1) * network.bank.width : 0;
-  return network.widths_before(network.hidden()) + of_bank;
+  const int of_layers = network.widths_before(network.hidden());
+  if (!network.banked()) return of_layers;
+  return of_layers + (network.bank.modulated ? ModulatedBackward<T>::rows(network) : BankBackward<T>::rows(network));
 }
 
 template <typename T>
@@ -26,12 +27,12 @@ int64_t curved_numbers(const SdfNetwork<T>& network, const TilePlan& plan) {
   return plan.slots() * curved_rows(network);
 }
 
-template <bool kBank, typename T>
+template <BankKind kBank, typename T>
 class BackwardPoint {
  public:
   __device__ BackwardPoint(const SdfNetwork<T>& network, int rows, T* parts, T* bank_parts, KeptColumn<T> curved)
       : net_(network),
-        bank_(network, 3 * rows, parts, bank_parts, curved),
+        bank_(network, BankColumns<T>(network, 3 * rows, true), parts, bank_parts, curved),
         parts_(parts),
         curved_(curved),
         a_(shared_column<T>(0)),
@@ -42,7 +43,7 @@ class BackwardPoint {
   // dz_l in `curved`.
   __device__ void through_normal(KeptColumn<T> kept, const T g[3]) {
     Column<T> dp = a_, dq = b_;
-    if constexpr (kBank) {
+    if constexpr (kBank != kNoBank) {
       for (int j = 0; j < net_.width(0); ++j)
         c_[j] = backwards(kept, 0, j) * activate(net_.activation, kept[net_.kept_z(0) + j]).slope;
       bank_.push(kept, g, c_, dq);
@@ -55,7 +56,7 @@ class BackwardPoint {
         dp[3 + k] = g[0] * kept[row] + g[1] * kept[row + 1] + g[2] * kept[row + 2];
       }
     }
-    for (int l = kBank ? 1 : 0; l < net_.hidden(); ++l) {
+    for (int l = kBank != kNoBank ? 1 : 0; l < net_.hidden(); ++l) {
       multiply<false>(net_.layer[l], nullptr, net_.width(l), net_.used_inputs(l), dp,
                       [&](int j, T value) { dq[j] = bend(kept, l, j, value); });
       add_weight(l, c_, dp);
@@ -67,12 +68,13 @@ class BackwardPoint {
   // From the values, backwards; their cotangents are load(j). Where they are wanted, gives emit(row, cotangent) those of x,
   // rows 0 to 2, and of the grid's features.
   template <typename Load, typename Emit>
-  __device__ void through_value(KeptColumn<T> kept, bool with_normal, bool want_input, const Load& load, const Emit& emit) {
+  __device__ void through_value(KeptColumn<T> kept, bool with_normal, const T g[3], bool want_input, const Load& load,
+                                const Emit& emit) {
     const DenseLayer<T>& output = net_.output();
     Column<T> dz = a_, below = b_;
     for (int j = 0; j < output.outputs; ++j) dz[j] = load(j);
     for (int l = net_.hidden(); l >= 0; --l) {
-      if (kBank && l == 0) break;
+      if (kBank != kNoBank && l == 0) break;
       load_input(kept, l);
       add_weight(l, dz, c_);
       if (parts_) add_rows(net_.width(l), dz, parts_ + net_.bias_place(l));
@@ -85,10 +87,10 @@ class BackwardPoint {
       });
       swap(dz, below);
     }
-    if constexpr (kBank) {
+    if constexpr (kBank != kNoBank) {
       if (parts_) add_rows(net_.width(0), dz, parts_ + net_.bias_place(0));
       T grad_x[3];
-      bank_.pull(kept, with_normal, dz, grad_x, [&](int k, T value) { emit(3 + k, value); });
+      bank_.pull(kept, with_normal, g, dz, grad_x, [&](int k, T value) { emit(3 + k, value); });
       for (int d = 0; d < 3; ++d) emit(d, grad_x[d]);
     } else {
       for (int k = 0; k < net_.visible(); ++k) emit(k, dz[k]);
@@ -122,13 +124,13 @@ class BackwardPoint {
   }
 
   const SdfNetwork<T>& net_;
-  BankBackward<T> bank_;
+  std::conditional_t<kBank == kModulatedBank, ModulatedBackward<T>, BankBackward<T>> bank_;
   T* parts_;  // this block's, or null where no gradient of a layer is wanted
   KeptColumn<T> curved_;
   Column<T> a_, b_, c_;
 };
 
-template <bool kBank, typename T>
+template <BankKind kBank, typename T>
 __global__ void sdf_and_normal_bwd_kernel(SdfNetwork<T> network, int rows, int64_t n, const T* x, T* kept_rows,
                                           SdfCotangents<T> cotangents, T* grad_x, bool want_input, Scratch<T> scratch) {
   const SdfNetwork<T>& net = network;
@@ -136,7 +138,7 @@ __global__ void sdf_and_normal_bwd_kernel(SdfNetwork<T> network, int rows, int64
   const KeptColumn<T> curved = kept_column(scratch.curved, curved_rows(net), thread_index());
   BackwardPoint<kBank, T> backward(
       net, rows, scratch.parts ? scratch.parts + blockIdx.x * net.parameters() : nullptr,
-      scratch.bank_parts ? scratch.bank_parts + blockIdx.x * net.bank.numbers() : nullptr, curved);
+      scratch.bank_parts ? scratch.bank_parts + blockIdx.x * bank_sums(net.bank) : nullptr, curved);
   for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < n; first += int64_t(gridDim.x) * blockDim.x) {
     const int64_t i = first + threadIdx.x, at = point_of(i, n);  // threads behind the end have cotangents of zero
     const bool real = i < n, with_normal = cotangents.gradient != nullptr, keep = real && want_input;
@@ -150,7 +152,7 @@ __global__ void sdf_and_normal_bwd_kernel(SdfNetwork<T> network, int rows, int64
       if (j == 0) return cotangents.sdf ? cotangents.sdf[i] : T(0);
       return cotangents.feature ? cotangents.feature[i * features + j - 1] : T(0);
     };
-    backward.through_value(kept, with_normal, want_input, load, [&](int k, T value) {
+    backward.through_value(kept, with_normal, g, want_input, load, [&](int k, T value) {
       if (keep) grad_input[k] = value;
     });
     if (!keep || !grad_x) continue;
@@ -193,12 +195,12 @@ int backward_rows(const SdfNetwork<T>& network) {
 
 template <typename T>
 auto kernel_of(const SdfNetwork<T>& network) {
-  return network.banked() ? sdf_and_normal_bwd_kernel<true, T> : sdf_and_normal_bwd_kernel<false, T>;
+  return with_bank_kind(network, [](auto kind) { return sdf_and_normal_bwd_kernel<decltype(kind)::value, T>; });
 }
 
 template <typename T>
 TilePlan plan(const SdfNetwork<T>& network, int64_t n) {
-  return plan_tiles<T>(kernel_of(network), n, 3 * backward_rows(network) + (network.banked() ? bank_rows(network) : 0));
+  return plan_tiles<T>(kernel_of(network), n, 3 * backward_rows(network) + bank_rows(network, true));
 }
 
 // Numbers of the scratch, in this order.
@@ -208,7 +210,7 @@ struct ScratchSizes {
 
   ScratchSizes(const SdfNetwork<T>& network, const TilePlan& plan, int64_t n, const SdfGradients<T>& gradients)
       : parts(gradients.layers.wanted() ? parts_numbers(network, plan) : 0),
-        bank_parts(gradients.bank && network.banked() ? int64_t(plan.blocks) * network.bank.numbers() : 0),
+        bank_parts(gradients.bank && network.banked() ? int64_t(plan.blocks) * bank_sums(network.bank) : 0),
         curved(curved_numbers(network, plan)),
         grad_input(gradients.x || gradients.table ? kept_numbers(3 + network.grid_rows(), n) : 0) {}
 

@@ -4,7 +4,7 @@
 namespace nsr::cuda {
 namespace {
 
-template <bool kBank, typename T>
+template <BankKind kBank, typename T>
 __global__ void sdf_network_kernel(SdfNetwork<T> network, int widest, int64_t n, const T* x, T* sdf) {
   for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < n; first += int64_t(gridDim.x) * blockDim.x) {
     const int64_t i = first + threadIdx.x, at = point_of(i, n);  // threads behind the end repeat the last point
@@ -16,7 +16,7 @@ __global__ void sdf_network_kernel(SdfNetwork<T> network, int widest, int64_t n,
 
 template <typename T>
 auto kernel_of(const SdfNetwork<T>& network) {
-  return network.banked() ? sdf_network_kernel<true, T> : sdf_network_kernel<false, T>;
+  return with_bank_kind(network, [](auto kind) { return sdf_network_kernel<decltype(kind)::value, T>; });
 }
 
 template <typename T>

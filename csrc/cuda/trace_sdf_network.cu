@@ -20,7 +20,7 @@ __device__ int64_t next_ray(const TracePlan& plan, const TracedRays<T>& traced, 
   }
 }
 
-template <bool kBank, typename T>
+template <BankKind kBank, typename T>
 __global__ void trace_kernel(SdfNetwork<T> network, int widest, TracePlan plan, TracedRays<T> traced, RayCount* taken) {
   RayProgram<T> ray;
   int64_t r = next_ray(plan, traced, taken, ray);
@@ -39,7 +39,7 @@ __global__ void trace_kernel(SdfNetwork<T> network, int widest, TracePlan plan, 
 
 template <typename T>
 auto kernel_of(const SdfNetwork<T>& network) {
-  return network.banked() ? trace_kernel<true, T> : trace_kernel<false, T>;
+  return with_bank_kind(network, [](auto kind) { return trace_kernel<decltype(kind)::value, T>; });
 }
 
 template <typename T>

@@ -18,6 +18,7 @@
 #define __host__
 #define __shared__
 #define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__
 
 struct dim3 {
   unsigned x, y, z;
