@@ -26,19 +26,19 @@ __host__ __device__ int bank_columns(const SdfNetwork<T>& network, bool backward
 }
 
 // Rows of shared memory: these columns, one for a point or the features of a level, and forwards, modulated, one for the first
-// dense layer.
+// dense layer and one with a number for each level.
 template <typename T>
 int bank_rows(const SdfNetwork<T>& network, bool backward) {
   if (!network.banked()) return 0;
   const int few = larger(network.bank.features, 3);
-  const int weighed = network.bank.modulated && !backward ? network.width(0) : 0;
+  const int weighed = network.bank.modulated && !backward ? network.width(0) + network.taps() : 0;
   return bank_columns(network, backward) * network.bank.width + few + weighed;
 }
 
 template <typename T>
 struct BankColumns {
   Column<T> a, b, c, d, e, f;  // the last three where there are as many
-  Column<T> few, weighed;
+  Column<T> few, weighed, levels;
 
   __device__ BankColumns(const SdfNetwork<T>& network, int first_row, bool backward) {
     const int width = network.bank.width, behind = first_row + bank_columns(network, backward) * width;
@@ -49,7 +49,9 @@ struct BankColumns {
     e = shared_column<T>(first_row + 4 * width);
     f = shared_column<T>(first_row + 5 * width);
     few = shared_column<T>(behind);
-    weighed = shared_column<T>(behind + (network.bank.features > 3 ? network.bank.features : 3));
+    const int weighed_row = behind + (network.bank.features > 3 ? network.bank.features : 3);
+    weighed = shared_column<T>(weighed_row);
+    levels = shared_column<T>(weighed_row + network.width(0));
   }
 };
 
@@ -82,8 +84,7 @@ struct NothingKept {
   __device__ void w(int, int, T) const {}
   __device__ void n(int, int, T) const {}
   __device__ void tap(int, int, T) const {}
-  __device__ void score(int, T) const {}
-  __device__ void attend(T, T) const {}
+  __device__ void attend(Column<T>, T, T) const {}
   __device__ void feature(int, T, T, T, T) const {}
 };
 
@@ -99,11 +100,11 @@ struct BankKept {
   __device__ void w(int l, int j, T value) const { rows[net.kept_bank_w(l) + j] = value; }
   __device__ void n(int l, int j, T value) const { rows[net.kept_bank_n(l) + j] = value; }
   __device__ void tap(int l, int j, T value) const { rows[tap_column(net, l) + j] = value; }
-  __device__ void score(int l, T value) const { rows[net.kept_bank_alpha(l)] = value; }
-  // The scores become alpha, with their sum in units of exp(most), and the taps are weighed.
-  __device__ void attend(T most, T sum) const {
+  // Weighs the taps: scores of the levels, and their sum in units of exp(most). Nothing that is kept is read and written again,
+  // since threads behind the end share a slot.
+  __device__ void attend(Column<T> scores, T most, T sum) const {
     for (int l = 1; l <= net.taps(); ++l) {
-      const T alpha = T(net.taps()) * std::exp(rows[net.kept_bank_alpha(l)] - most) / sum;
+      const T alpha = T(net.taps()) * std::exp(scores[l - 1] - most) / sum;
       rows[net.kept_bank_alpha(l)] = alpha;
       for (int j = 0; j < net.bank.width; ++j)
         tap(l, j, alpha * sine_layer(net.bank.omega, rows[net.kept_bank_z(l) + j]).value);

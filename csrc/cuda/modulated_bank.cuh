@@ -48,7 +48,7 @@ __device__ __forceinline__ void through_modulated_bank(const SdfNetwork<T>& net,
     swap(tap, next);
     T score = bank.score_bias(l);
     for (int j = 0; j < bank.width; ++j) score += bank.score(l)[j] * tap[j];
-    kept.score(l, score);
+    columns.levels[l - 1] = score;
     // The sums so far are in units of exp(most).
     const T above = l == 1 || score > most ? score : most;
     const T fade = l == 1 ? T(0) : std::exp(most - above), share = std::exp(score - above);
@@ -58,7 +58,7 @@ __device__ __forceinline__ void through_modulated_bank(const SdfNetwork<T>& net,
                     [&](int j, T value) { weighed[j] = (l == 1 ? T(0) : weighed[j] * fade) + share * value; });
   }
   for (int j = 0; j < net.width(0); ++j) z[j] += weighed[j] * (T(net.taps()) / total);
-  kept.attend(most, total);
+  kept.attend(columns.levels, most, total);
 }
 
 // As differentiate_bank.
@@ -70,8 +70,7 @@ __device__ __forceinline__ void differentiate_modulated_bank(const SdfNetwork<T>
   Column<T> a = columns.a, b = columns.b;
   const Column<T> c = columns.c, d = columns.d, few = columns.few;
   const auto tap = [&](int l, int j) { return sine_layer(bank.omega, kept[net.kept_bank_z(l) + j]).value; };
-  // The rows of the features' cotangents, not written yet, hold those of the levels' alpha meanwhile.
-  const auto of_alpha = [&](int l) -> T& { return kept[net.kept_feature_gradient() + (l - 1) * bank.features]; };
+  const auto of_alpha = [&](int l) -> T& { return columns.levels[l - 1]; };
   multiply<true>(net.layer[0], nullptr, 3, net.width(0), q, [&](int k, T value) {
     kept[net.kept_input_gradient() + k] = value;
     gradient[k] = value;
