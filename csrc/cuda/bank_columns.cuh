@@ -19,6 +19,13 @@ auto with_bank_kind(const SdfNetwork<T>& network, const Fn& fn) {
   return fn(std::integral_constant<BankKind, kPublishedBank>());
 }
 
+// fn(0), fn(1), ... in a loop that stays one: what it would be unrolled to takes minutes to compile.
+template <typename Fn>
+__device__ __forceinline__ void for_each(int count, const Fn& fn) {
+#pragma unroll 1
+  for (int j = 0; j < count; ++j) fn(j);
+}
+
 // Columns of the bank's width that a pass takes.
 template <typename T>
 __host__ __device__ int bank_columns(const SdfNetwork<T>& network, bool backward) {
@@ -67,11 +74,25 @@ __device__ __forceinline__ DenseLayer<T> layer_of_tap(const SdfNetwork<T>& net, 
   return {dense.weight + tap_column(net, l), nullptr, dense.inputs, dense.outputs};
 }
 
-// out = W in, or with kTransposed W^T in, without the bias. Not inlined: the modulated bank has so many that compiling them all
-// would take minutes.
+// out = factor W in + keep out, or with kTransposed W^T in, without the bias. Not inlined: the banks have so many that
+// compiling them all would take minutes.
 template <bool kTransposed, typename T>
-__device__ __noinline__ void multiply_to(DenseLayer<T> layer, int outputs, int inputs, Column<T> in, Column<T> out) {
-  multiply<kTransposed>(layer, nullptr, outputs, inputs, in, [&](int j, T value) { out[j] = value; });
+__device__ __noinline__ void multiply_to(DenseLayer<T> layer, int outputs, int inputs, Column<T> in, Column<T> out,
+                                         std::type_identity_t<T> factor = T(1), std::type_identity_t<T> keep = T(0)) {
+  multiply<kTransposed>(layer, nullptr, outputs, inputs, in, [&](int j, T value) {
+    out[j] = factor * value + (keep == T(0) ? T(0) : keep * out[j]);  // what is not kept may be no number
+  });
+}
+
+// As add_outer and add_rows, not inlined either; nothing where `to` is null.
+template <typename T>
+__device__ __noinline__ void sum_outer(int lefts, int rights, Column<T> left, Column<T> right, int row, T* to) {
+  if (to) add_outer(lefts, rights, left, right, row, to);
+}
+
+template <typename T>
+__device__ __noinline__ void sum_rows(int count, Column<T> column, T* to) {
+  if (to) add_rows(count, column, to);
 }
 
 // What the forward pass keeps of a bank where values are all: nothing.
@@ -106,8 +127,9 @@ struct BankKept {
     for (int l = 1; l <= net.taps(); ++l) {
       const T alpha = T(net.taps()) * std::exp(scores[l - 1] - most) / sum;
       rows[net.kept_bank_alpha(l)] = alpha;
-      for (int j = 0; j < net.bank.width; ++j)
+      for_each(net.bank.width, [&](int j) {
         tap(l, j, alpha * sine_layer(net.bank.omega, rows[net.kept_bank_z(l) + j]).value);
+      });
     }
   }
   __device__ void feature(int k, T h, T hx, T hy, T hz) const {
@@ -128,28 +150,51 @@ __device__ __forceinline__ void enter_bank(const SdfNetwork<T>& net, const T x[3
     columns.few[d] = x[d];
     kept.point(d, x[d]);
   }
-  multiply<false>(net.layer[0], net.layer[0].bias, net.width(0), 3, columns.few, [&](int j, T value) { z[j] = value; });
+  multiply_to<false>(net.layer[0], net.width(0), 3, columns.few, z);
+  for_each(net.width(0), [&](int j) { z[j] += net.layer[0].bias[j]; });
   for (int d = 0; d < 3; ++d) columns.few[d] = x[d] * bank.inverse_extent;
-  multiply<false>(bank.first(), bank.first().bias, bank.width, 3, columns.few, [&](int j, T value) {
-    kept.z(0, j, value);
-    tap[j] = sine_layer(bank.omega, value).value;
+  multiply_to<false>(bank.first(), bank.width, 3, columns.few, tap);
+  for_each(bank.width, [&](int j) {
+    const T at = tap[j] + bank.first().bias[j];
+    kept.z(0, j, at);
+    tap[j] = sine_layer(bank.omega, at).value;
   });
 }
 
-// From r_0, its end of the reverse pass; s: a column for that.
+// What the first dense layer's q has for the points, p_0[x]: to kept and to `gradient`.
 template <typename T>
-__device__ __forceinline__ void leave_bank(const SdfNetwork<T>& net, Column<T> r, Column<T> s, KeptColumn<T> kept,
-                                           T gradient[3]) {
-  const FilterBank<T>& bank = net.bank;
-  for (int j = 0; j < bank.width; ++j) {
-    kept[net.kept_bank_r(0) + j] = r[j];
-    s[j] = r[j] * sine_layer(bank.omega, kept[net.kept_bank_z(0) + j]).slope;
-  }
-  multiply<true>(bank.first(), nullptr, 3, bank.width, s,
-                 [&](int d, T value) { gradient[d] += bank.inverse_extent * value; });
+__device__ __forceinline__ void differentiate_point(const SdfNetwork<T>& net, Column<T> q, Column<T> few, KeptColumn<T> kept,
+                                                    T gradient[3]) {
+  multiply_to<true>(net.layer[0], 3, net.width(0), q, few);
+  for (int d = 0; d < 3; ++d) kept[net.kept_input_gradient() + d] = gradient[d] = few[d];
 }
 
-// Numbers of the sums over points that a block has for the bank: its parameters and, modulated, all Q and the sums of their rows.
+// The cotangents of the features of level l, in `few`: to kept, and through J to `gradient`.
+template <typename T>
+__device__ __forceinline__ void differentiate_features(const SdfNetwork<T>& net, int l, Column<T> few, KeptColumn<T> kept,
+                                                       T gradient[3]) {
+  for_each(net.bank.features, [&](int f) {
+    const int k = (l - 1) * net.bank.features + f, row = net.kept_jacobian() + 3 * k;
+    kept[net.kept_feature_gradient() + k] = few[f];
+    for (int d = 0; d < 3; ++d) gradient[d] += few[f] * kept[row + d];
+  });
+}
+
+// The end of the reverse pass, from r_0; s: a column for that.
+template <typename T>
+__device__ __forceinline__ void leave_bank(const SdfNetwork<T>& net, Column<T> r, Column<T> s, Column<T> few,
+                                           KeptColumn<T> kept, T gradient[3]) {
+  const FilterBank<T>& bank = net.bank;
+  for_each(bank.width, [&](int j) {
+    kept[net.kept_bank_r(0) + j] = r[j];
+    s[j] = r[j] * sine_layer(bank.omega, kept[net.kept_bank_z(0) + j]).slope;
+  });
+  multiply_to<true>(bank.first(), 3, bank.width, s, few);
+  for (int d = 0; d < 3; ++d) gradient[d] += bank.inverse_extent * few[d];
+}
+
+// Numbers of the sums over points that a block has for the bank: its parameters and, modulated, all Q and the sums of their
+// rows.
 template <typename T>
 __host__ __device__ int64_t bank_sums(const FilterBank<T>& bank) {
   const int64_t squares = bank.modulated ? int64_t(bank.levels) * bank.width * (bank.width + 1) : 0;

@@ -10,8 +10,8 @@ namespace nsr::cuda {
 
 // z_1 of the first dense layer.
 template <typename T, typename Kept>
-__device__ __forceinline__ void through_modulated_bank(const SdfNetwork<T>& net, const T x[3], BankColumns<T> columns, Column<T> z,
-                                                       const Kept& kept) {
+__device__ __forceinline__ void through_modulated_bank(const SdfNetwork<T>& net, const T x[3], BankColumns<T> columns,
+                                                       Column<T> z, const Kept& kept) {
   const FilterBank<T>& bank = net.bank;
   const int features = net.grid.features;
   Column<T> tap = columns.a, next = columns.b;
@@ -24,40 +24,39 @@ __device__ __forceinline__ void through_modulated_bank(const SdfNetwork<T>& net,
       kept.feature(k, h, hx, hy, hz);
     });
     multiply_to<false>(bank.fourier(l), bank.width, features, few, c);
-    for (int j = 0; j < bank.width; ++j) {
+    for_each(bank.width, [&](int j) {
       kept.y(l, j, c[j]);
       c[j] = sine_layer(T(kTwoPi), c[j]).value;
-    }
+    });
     multiply_to<false>(bank.style(l), bank.width, bank.width, c, d);
-    for (int j = 0; j < bank.width; ++j) {
+    for_each(bank.width, [&](int j) {
       d[j] += T(1);
       kept.v(l, j, d[j]);
       c[j] = tap[j] * d[j];
       d[j] *= d[j];
-    }
+    });
     multiply_to<false>(bank.sine(l), bank.width, bank.width, c, next);
     multiply_to<false>(bank.square(l), bank.width, bank.width, d, c);
-    for (int j = 0; j < bank.width; ++j) {
+    for_each(bank.width, [&](int j) {
       const T n = c[j] + T(kTinySquare);
       const T at = demodulate(bank.row_sum(l, j), n).value * next[j] + bank.sine(l).bias[j];
       kept.w(l, j, next[j]);
       kept.n(l, j, n);
       kept.z(l, j, at);
       next[j] = sine_layer(bank.omega, at).value;
-    }
+    });
     swap(tap, next);
     T score = bank.score_bias(l);
-    for (int j = 0; j < bank.width; ++j) score += bank.score(l)[j] * tap[j];
+    for_each(bank.width, [&](int j) { score += bank.score(l)[j] * tap[j]; });
     columns.levels[l - 1] = score;
     // The sums so far are in units of exp(most).
     const T above = l == 1 || score > most ? score : most;
     const T fade = l == 1 ? T(0) : std::exp(most - above), share = std::exp(score - above);
     most = above;
     total = total * fade + share;
-    multiply<false>(layer_of_tap(net, l), nullptr, net.width(0), bank.width, tap,
-                    [&](int j, T value) { weighed[j] = (l == 1 ? T(0) : weighed[j] * fade) + share * value; });
+    multiply_to<false>(layer_of_tap(net, l), net.width(0), bank.width, tap, weighed, share, fade);
   }
-  for (int j = 0; j < net.width(0); ++j) z[j] += weighed[j] * (T(net.taps()) / total);
+  for_each(net.width(0), [&](int j) { z[j] += weighed[j] * (T(net.taps()) / total); });
   kept.attend(columns.levels, most, total);
 }
 
@@ -71,24 +70,21 @@ __device__ __forceinline__ void differentiate_modulated_bank(const SdfNetwork<T>
   const Column<T> c = columns.c, d = columns.d, few = columns.few;
   const auto tap = [&](int l, int j) { return sine_layer(bank.omega, kept[net.kept_bank_z(l) + j]).value; };
   const auto of_alpha = [&](int l) -> T& { return columns.levels[l - 1]; };
-  multiply<true>(net.layer[0], nullptr, 3, net.width(0), q, [&](int k, T value) {
-    kept[net.kept_input_gradient() + k] = value;
-    gradient[k] = value;
-  });
+  differentiate_point(net, q, few, kept, gradient);
   T mean = T(0);
   for (int l = 1; l <= levels; ++l) {
     T sum = T(0);
     multiply_to<true>(layer_of_tap(net, l), bank.width, net.width(0), q, d);
-    for (int j = 0; j < bank.width; ++j) {
+    for_each(bank.width, [&](int j) {
       kept[net.kept_input_gradient() + tap_column(net, l) + j] = d[j];
       sum += tap(l, j) * d[j];
-    }
+    });
     of_alpha(l) = sum;
     mean += kept[net.kept_bank_alpha(l)] * sum / T(levels);
   }
   for (int l = levels; l > 0; --l) {
     const T alpha = kept[net.kept_bank_alpha(l)], of_score = alpha * (of_alpha(l) - mean);
-    for (int j = 0; j < bank.width; ++j) {
+    for_each(bank.width, [&](int j) {
       const T p = kept[net.kept_input_gradient() + tap_column(net, l) + j];
       const T r = alpha * p + of_score * bank.score(l)[j] + (l < levels ? a[j] : T(0));
       kept[net.kept_bank_r(l) + j] = r;
@@ -96,24 +92,20 @@ __device__ __forceinline__ void differentiate_modulated_bank(const SdfNetwork<T>
       const Demodulation<T> k = demodulate(bank.row_sum(l, j), kept[net.kept_bank_n(l) + j]);
       b[j] = k.value * of_z;
       c[j] = k.slope * kept[net.kept_bank_w(l) + j] * of_z;
-    }
+    });
     multiply_to<true>(bank.sine(l), bank.width, bank.width, b, d);
     multiply_to<true>(bank.square(l), bank.width, bank.width, c, a);
-    for (int j = 0; j < bank.width; ++j) {
+    for_each(bank.width, [&](int j) {
       const T v = kept[net.kept_bank_v(l) + j];
       b[j] = tap(l - 1, j) * d[j] + T(2) * v * a[j];
       a[j] = v * d[j];
-    }
+    });
     multiply_to<true>(bank.style(l), bank.width, bank.width, b, c);
-    for (int j = 0; j < bank.width; ++j) c[j] *= sine_layer(T(kTwoPi), kept[net.kept_bank_y(l) + j]).slope;
+    for_each(bank.width, [&](int j) { c[j] *= sine_layer(T(kTwoPi), kept[net.kept_bank_y(l) + j]).slope; });
     multiply_to<true>(bank.fourier(l), bank.features, bank.width, c, few);
-    for (int f = 0; f < bank.features; ++f) {
-      const int k = (l - 1) * bank.features + f, row = net.kept_jacobian() + 3 * k;
-      kept[net.kept_feature_gradient() + k] = few[f];
-      for (int e = 0; e < 3; ++e) gradient[e] += few[f] * kept[row + e];
-    }
+    differentiate_features(net, l, few, kept, gradient);
   }
-  leave_bank(net, a, b, kept, gradient);
+  leave_bank(net, a, b, few, kept, gradient);
 }
 
 // The backward pass, as BankBackward. Of the tangents, `curved` holds those that others follow from, level by level.
@@ -128,14 +120,15 @@ class ModulatedBackward {
     const int width = bank_.width, levels = net_.taps();
     Column<T> tap = columns_.a, next = columns_.b;
     const Column<T> c = columns_.c, d = columns_.d, few = columns_.few;
-    for (int k = 0; k < 3; ++k) few[k] = g[k];
+    for_each(3, [&](int k) { few[k] = g[k]; });
     add_to_layer(0, q, few, 3);
-    multiply<false>(net_.layer[0], nullptr, net_.width(0), 3, few, [&](int j, T value) { tangent[j] = value; });
-    for (int k = 0; k < 3; ++k) few[k] = g[k] * bank_.inverse_extent;
-    multiply<false>(bank_.first(), nullptr, width, 3, few, [&](int j, T value) {
-      curved_[tangent_z(0) + j] = value;
+    multiply_to<false>(net_.layer[0], net_.width(0), 3, few, tangent);
+    for_each(3, [&](int k) { few[k] = g[k] * bank_.inverse_extent; });
+    multiply_to<false>(bank_.first(), width, 3, few, tap);
+    for_each(width, [&](int j) {
+      curved_[tangent_z(0) + j] = tap[j];
       const SinePoint<T> s = z_point(kept, 0, j);
-      tap[j] = value * s.slope;
+      tap[j] *= s.slope;
       c[j] = kept[net_.kept_bank_r(0) + j] * s.slope;
     });
     add_to_bank(0, c, few, 3);
@@ -143,74 +136,77 @@ class ModulatedBackward {
     for (int l = 1; l <= levels; ++l) {
       load_tangent_features(kept, l, g);
       multiply_to<false>(bank_.fourier(l), width, bank_.features, few, c);
-      for (int j = 0; j < width; ++j) {
+      for_each(width, [&](int j) {
         curved_[tangent_y(l) + j] = c[j];
         c[j] *= y_point(kept, l, j).slope;
-      }
+      });
       multiply_to<false>(bank_.style(l), width, width, c, d);
-      for (int j = 0; j < width; ++j) {
+      for_each(width, [&](int j) {
         curved_[tangent_v(l) + j] = d[j];
         const T v = kept[net_.kept_bank_v(l) + j];
         c[j] = tap[j] * v + z_point(kept, l - 1, j).value * d[j];
         d[j] *= T(2) * v;
-      }
+      });
       multiply_to<false>(bank_.sine(l), width, width, c, next);
       multiply_to<false>(bank_.square(l), width, width, d, c);
-      for (int j = 0; j < width; ++j) {
+      for_each(width, [&](int j) {
         curved_[tangent_w(l) + j] = next[j];
         curved_[tangent_n(l) + j] = c[j];
         const Demodulation<T> k = demodulate(bank_.row_sum(l, j), kept[net_.kept_bank_n(l) + j]);
         const T of_z = k.slope * c[j] * kept[net_.kept_bank_w(l) + j] + k.value * next[j];
         curved_[tangent_z(l) + j] = of_z;
         next[j] = of_z * z_point(kept, l, j).slope;
-      }
+      });
       swap(tap, next);
       T score = T(0);
-      for (int j = 0; j < width; ++j) score += bank_.score(l)[j] * tap[j];
+      for_each(width, [&](int j) { score += bank_.score(l)[j] * tap[j]; });
       turned(l) = score;
       mean += kept[net_.kept_bank_alpha(l)] * score / T(levels);
     }
     for (int l = 1; l <= levels; ++l) {
       turned(l) -= mean;
       const T alpha = kept[net_.kept_bank_alpha(l)];
-      for (int j = 0; j < width; ++j) {
+      for_each(width, [&](int j) {
         const SinePoint<T> s = z_point(kept, l, j);
         c[j] = alpha * (curved_[tangent_z(l) + j] * s.slope + turned(l) * s.value);
-      }
+      });
       add_to_layer(l, q, c, width);
-      multiply<false>(layer_of_tap(net_, l), nullptr, net_.width(0), width, c,
-                      [&](int j, T value) { tangent[j] += value; });
+      multiply_to<false>(layer_of_tap(net_, l), net_.width(0), width, c, tangent, T(1), T(1));
     }
   }
 
   // g: as given to push; not looked at where nothing was pushed.
   template <typename Features>
-  __device__ __forceinline__ void pull(KeptColumn<T> kept, bool pushed, const T g[3], Column<T> dz, T grad_x[3], const Features& grad_feature) {
+  __device__ __forceinline__ void pull(KeptColumn<T> kept, bool pushed, const T g[3], Column<T> dz, T grad_x[3],
+                                       const Features& grad_feature) {
     const int width = bank_.width;
     Column<T> below = columns_.a, other = columns_.f;
     const Column<T> b = columns_.b, c = columns_.c, few = columns_.few;
     if (!pushed)
       for (int row = tangent_z(0); row < of_weighed(1); ++row) curved_[row] = T(0);
-    for (int k = 0; k < 3; ++k) few[k] = kept[k];
+    for_each(3, [&](int k) { few[k] = kept[k]; });
     add_to_layer(0, dz, few, 3);
-    multiply<true>(net_.layer[0], nullptr, 3, net_.width(0), dz, [&](int k, T value) { grad_x[k] = value; });
+    multiply_to<true>(net_.layer[0], 3, net_.width(0), dz, few);
+    for_each(3, [&](int k) { grad_x[k] = few[k]; });
     for (int l = 1; l <= net_.taps(); ++l) {
-      for (int j = 0; j < width; ++j) c[j] = kept[tap_column(net_, l) + j];
+      for_each(width, [&](int j) { c[j] = kept[tap_column(net_, l) + j]; });
       add_to_layer(l, dz, c, width);
       multiply_to<true>(layer_of_tap(net_, l), width, net_.width(0), dz, c);
-      for (int j = 0; j < width; ++j) curved_[of_weighed(l) + j] = c[j];
+      for_each(width, [&](int j) { curved_[of_weighed(l) + j] = c[j]; });
     }
     pull_attention(kept);
     for (int l = net_.taps(); l > 0; --l) {
       pull_layer(kept, l, pushed, g, below, other, grad_feature);
       swap(below, other);
     }
-    for (int j = 0; j < width; ++j)
+    for_each(width, [&](int j) {
       b[j] = dual(z_point(kept, 0, j), below[j], curved_[tangent_z(0) + j], kept[net_.kept_bank_r(0) + j]);
-    for (int k = 0; k < 3; ++k) few[k] = kept[k] * bank_.inverse_extent;
+    });
+    for_each(3, [&](int k) { few[k] = kept[k] * bank_.inverse_extent; });
     add_to_bank(0, b, few, 3);
-    if (bank_parts_) add_rows(width, b, bank_parts_ + bank_.first_bias_place());
-    multiply<true>(bank_.first(), nullptr, 3, width, b, [&](int k, T value) { grad_x[k] += bank_.inverse_extent * value; });
+    sum_rows(width, b, in_bank(bank_.first_bias_place()));
+    multiply_to<true>(bank_.first(), 3, width, b, few);
+    for_each(3, [&](int k) { grad_x[k] += bank_.inverse_extent * few[k]; });
   }
 
   // Rows of `curved`, behind those of the dense layers.
@@ -244,10 +240,10 @@ class ModulatedBackward {
   }
 
   __device__ __forceinline__ void load_tangent_features(KeptColumn<T> kept, int l, const T g[3]) {
-    for (int f = 0; f < bank_.features; ++f) {
+    for_each(bank_.features, [&](int f) {
       const int row = net_.kept_jacobian() + 3 * ((l - 1) * bank_.features + f);
       columns_.few[f] = g[0] * kept[row] + g[1] * kept[row + 1] + g[2] * kept[row + 2];
-    }
+    });
   }
 
   __device__ __forceinline__ void pull_attention(KeptColumn<T> kept) {
@@ -255,12 +251,12 @@ class ModulatedBackward {
     T mean = T(0), of_mean = T(0), both = T(0);
     for (int l = 1; l <= levels; ++l) {
       T of_tangent = T(0), of_alpha = T(0);
-      for (int j = 0; j < bank_.width; ++j) {
+      for_each(bank_.width, [&](int j) {
         const SinePoint<T> s = z_point(kept, l, j);
         const T p = kept[net_.kept_input_gradient() + tap_column(net_, l) + j];
         of_tangent += s.value * p;
         of_alpha += s.value * curved_[of_weighed(l) + j] + curved_[tangent_z(l) + j] * s.slope * p;
-      }
+      });
       of_tangent_alpha(l) = of_tangent;
       of_score(l) = of_alpha;
       mean += kept[net_.kept_bank_alpha(l)] * of_tangent / T(levels);
@@ -277,84 +273,84 @@ class ModulatedBackward {
 
   // below: the cotangent of t_l from the next level, unused for the last; leaves that of t_{l-1} in `next`.
   template <typename Features>
-  __device__ __forceinline__ void pull_layer(KeptColumn<T> kept, int l, bool pushed, const T g[3], Column<T> below, Column<T> next,
-                             const Features& grad_feature) {
+  __device__ __forceinline__ void pull_layer(KeptColumn<T> kept, int l, bool pushed, const T g[3], Column<T> below,
+                                             Column<T> next, const Features& grad_feature) {
     const int width = bank_.width;
     const T alpha = kept[net_.kept_bank_alpha(l)];
     const Column<T> b = columns_.b, c = columns_.c, d = columns_.d, e = columns_.e, few = columns_.few;
-    for (int j = 0; j < width; ++j) {
+    for_each(width, [&](int j) {
       const T p = kept[net_.kept_input_gradient() + tap_column(net_, l) + j];
       const T from_next = l < net_.taps() ? below[j] : T(0);
       const T of_tap = alpha * (curved_[of_weighed(l) + j] + turned(l) * p) + of_score(l) * bank_.score(l)[j] + from_next;
       below[j] = dual(z_point(kept, l, j), of_tap, curved_[tangent_z(l) + j], kept[net_.kept_bank_r(l) + j]);
       c[j] = z_point(kept, l, j).value;
       d[j] = curved_[tangent_z(l) + j] * z_point(kept, l, j).slope;
-    }
+    });
     add_score(l, of_score(l), c, true);
     add_score(l, of_tangent_score(l), d, false);
-    if (bank_parts_) add_rows(width, below, bank_parts_ + bank_.bias_place(l));  // below is dz_l from here on
+    sum_rows(width, below, in_bank(bank_.bias_place(l)));  // below is dz_l from here on
 
     const auto tap = [&](int j) { return z_point(kept, l - 1, j).value; };
     const auto tangent_tap = [&](int j) { return curved_[tangent_z(l - 1) + j] * z_point(kept, l - 1, j).slope; };
     const auto v = [&](int j) { return kept[net_.kept_bank_v(l) + j]; };
     const auto dv = [&](int j) { return curved_[tangent_v(l) + j]; };
-    for (int j = 0; j < width; ++j) {
+    for_each(width, [&](int j) {
       b[j] = demodulated(kept, l, j, below[j]).w;
       c[j] = tap(j) * v(j);
-    }
+    });
     add_to_bank(bank_.weight_place(l), b, c, width);
     multiply_to<true>(bank_.sine(l), width, width, b, d);
-    for (int j = 0; j < width; ++j) {
+    for_each(width, [&](int j) {
       b[j] = demodulated(kept, l, j, below[j]).tangent_w;
       c[j] = tangent_tap(j) * v(j) + tap(j) * dv(j);
-    }
+    });
     add_to_bank(bank_.weight_place(l), b, c, width);
     multiply_to<true>(bank_.sine(l), width, width, b, e);
-    for (int j = 0; j < width; ++j) {
+    for_each(width, [&](int j) {
       next[j] = v(j) * d[j] + dv(j) * e[j];
       const T tangent = tap(j) * e[j];
       d[j] = tap(j) * d[j] + tangent_tap(j) * e[j];
       e[j] = tangent;
       b[j] = demodulated(kept, l, j, below[j]).sum;
-    }
-    if (bank_parts_) add_rows(width, b, bank_parts_ + sum_place(l));
-    for (int j = 0; j < width; ++j) {
+    });
+    sum_rows(width, b, in_bank(sum_place(l)));
+    for_each(width, [&](int j) {
       b[j] = demodulated(kept, l, j, below[j]).n;
       c[j] = v(j) * v(j);
-    }
+    });
     add_to_bank(square_place(l), b, c, width);
     multiply_to<true>(bank_.square(l), width, width, b, c);
-    for (int j = 0; j < width; ++j) {
+    for_each(width, [&](int j) {
       d[j] += T(2) * v(j) * c[j];
       b[j] = demodulated(kept, l, j, below[j]).tangent_n;
       c[j] = T(2) * v(j) * dv(j);
-    }
+    });
     add_to_bank(square_place(l), b, c, width);
     multiply_to<true>(bank_.square(l), width, width, b, c);
-    for (int j = 0; j < width; ++j) {
+    for_each(width, [&](int j) {
       d[j] += T(2) * dv(j) * c[j];
       e[j] += T(2) * v(j) * c[j];
-    }
+    });
 
-    for (int j = 0; j < width; ++j) b[j] = y_point(kept, l, j).value;
+    for_each(width, [&](int j) { b[j] = y_point(kept, l, j).value; });
     add_to_bank(bank_.style_place(l), d, b, width);
-    for (int j = 0; j < width; ++j) b[j] = curved_[tangent_y(l) + j] * y_point(kept, l, j).slope;
+    for_each(width, [&](int j) { b[j] = curved_[tangent_y(l) + j] * y_point(kept, l, j).slope; });
     add_to_bank(bank_.style_place(l), e, b, width);
     multiply_to<true>(bank_.style(l), width, width, d, b);
     multiply_to<true>(bank_.style(l), width, width, e, c);
-    for (int j = 0; j < width; ++j) {
+    for_each(width, [&](int j) {
       const SinePoint<T> s = y_point(kept, l, j);
       d[j] = dual(s, b[j], curved_[tangent_y(l) + j], c[j]);
       e[j] = s.slope * c[j];
-    }
-    for (int f = 0; f < bank_.features; ++f) few[f] = kept[net_.kept_features() + (l - 1) * bank_.features + f];
+    });
+    for_each(bank_.features, [&](int f) { few[f] = kept[net_.kept_features() + (l - 1) * bank_.features + f]; });
     add_to_bank(bank_.fourier_place(l), d, few, bank_.features);
     if (pushed) {
       load_tangent_features(kept, l, g);
       add_to_bank(bank_.fourier_place(l), e, few, bank_.features);
     }
     multiply_to<true>(bank_.fourier(l), bank_.features, width, d, few);
-    for (int f = 0; f < bank_.features; ++f) grad_feature((l - 1) * bank_.features + f, few[f]);
+    for_each(bank_.features, [&](int f) { grad_feature((l - 1) * bank_.features + f, few[f]); });
   }
 
   // Cotangents of what z = k w + b is made of.
@@ -375,23 +371,25 @@ class ModulatedBackward {
   __device__ __forceinline__ int64_t square_place(int l) const {
     return bank_.numbers() + int64_t(l - 1) * bank_.width * bank_.width;
   }
-  __device__ __forceinline__ int64_t sum_place(int l) const { return square_place(bank_.levels + 1) + int64_t(l - 1) * bank_.width; }
+  __device__ __forceinline__ int64_t sum_place(int l) const {
+    return square_place(bank_.levels + 1) + int64_t(l - 1) * bank_.width;
+  }
 
   __device__ __forceinline__ void add_score(int l, T factor, Column<T> right, bool bias) {
     columns_.few[0] = factor;
     add_to_bank(bank_.score_place(l), columns_.few, right, bank_.width, 1);
-    if (bias && bank_parts_) add_rows(1, columns_.few, bank_parts_ + bank_.score_bias_place(l));
+    if (bias) sum_rows(1, columns_.few, in_bank(bank_.score_bias_place(l)));
   }
+  __device__ __forceinline__ T* in_bank(int64_t place) const { return bank_parts_ ? bank_parts_ + place : nullptr; }
   __device__ __forceinline__ void add_to_layer(int l, Column<T> left, Column<T> right, int rights) {
-    if (!parts_) return;
-    T* const to = parts_ + net_.weight_place(0) + tap_column(net_, l);
-    add_outer(net_.width(0), rights, left, right, net_.layer[0].inputs, to);
+    T* const to = parts_ ? parts_ + net_.weight_place(0) + tap_column(net_, l) : nullptr;
+    sum_outer(net_.width(0), rights, left, right, net_.layer[0].inputs, to);
   }
   __device__ __forceinline__ void add_to_bank(int64_t place, Column<T> left, Column<T> right, int rights) {
     add_to_bank(place, left, right, rights, bank_.width);
   }
   __device__ __forceinline__ void add_to_bank(int64_t place, Column<T> left, Column<T> right, int rights, int lefts) {
-    if (bank_parts_) add_outer(lefts, rights, left, right, rights, bank_parts_ + place);
+    sum_outer(lefts, rights, left, right, rights, in_bank(place));
   }
 
   const SdfNetwork<T>& net_;
