@@ -237,13 +237,13 @@ def test_a_benchmark_whose_run_is_killed_goes_on_from_its_checkpoint(tmp_path):
     scenes, out = write_scenes(tmp_path / "scenes", "ball"), tmp_path / "out"
     command = [
         sys.executable, str(ROOT / "benchmarks" / "convergence.py"), "--dataset", str(scenes), "--encoders", "HashGrid",
-        "--recipes", "instant", "published", "--budget", "4", "--vanilla-budget", "0.7", "--times", "0.5", "1", "1.5", "3",
+        "--recipes", "instant", "published", "--budget", "3", "--vanilla-budget", "0.7", "--times", "0.5", "1.5",
         "--holdout", "2", "--resolution", "32", "--eval-rays", "512", "--device", "cpu", "--set", *TINY, "--out", str(out),
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     options = {"cwd": tmp_path, "env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, **options)
-    folder = out / "ball" / "instant_HashGrid_4s_seed0"
+    folder = out / "ball" / "instant_HashGrid_3s_seed0"
     curve, checkpoint = folder / "curve.json", folder / "checkpoints" / "latest.safetensors"
 
     def has_come_far() -> bool:
@@ -257,8 +257,8 @@ def test_a_benchmark_whose_run_is_killed_goes_on_from_its_checkpoint(tmp_path):
     os.kill(int((folder / ".lock").read_text()), signal.SIGKILL)
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 1, errors
-    assert "ball, HashGrid, instant, 4 s, seed 0: FAILED, exit -9" in printed
-    assert "FAILED: ball, HashGrid, instant, 4 s, seed 0: exit -9" in (out / "report.html").read_text()
+    assert "ball, HashGrid, instant, 3 s, seed 0: FAILED, exit -9" in printed
+    assert "FAILED: ball, HashGrid, instant, 3 s, seed 0: exit -9" in (out / "report.html").read_text()
     before = {point["at"]: point for point in json.loads(curve.read_text())["points"]}
     published = out / "ball" / "published_Posenc_0.7s_seed0" / "result.json"
     made = published.stat().st_mtime_ns
@@ -271,8 +271,8 @@ def test_a_benchmark_whose_run_is_killed_goes_on_from_its_checkpoint(tmp_path):
     run = next(run for run in results["runs"] if run["job"]["recipe"] == "instant")
     assert [session["from"] for session in run["sessions"]] == ["start", "checkpoint"]
     assert run["sessions"][1]["seconds"] == pytest.approx(max(point["seconds"] for point in before.values()), abs=0.3)
-    assert run["points"][-1]["at"] == 4
-    assert run["points"][-1]["seconds"] == pytest.approx(4, abs=0.5)
+    assert run["points"][-1]["at"] == 3
+    assert run["points"][-1]["seconds"] == pytest.approx(3, abs=0.5)
     for point in run["points"]:
         assert point["figures"]["chamfer_percent"] < 60
         assert 0 < point["figures"]["iou"] <= 1
