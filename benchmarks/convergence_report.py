@@ -106,6 +106,13 @@ def write_csv(path: Path, results: Mapping) -> None:
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
+def says(comparison: Comparison, groups: Sequence[Group]) -> str:
+    """What a comparison is, and whether there is anything to compare with."""
+    if any((group.recipe, group.encoder) == comparison.yardstick for group in groups):
+        return comparison.says
+    return f"{comparison.says} These runs hold no yardstick, hence there are no speed-ups."
+
+
 def threshold_table(groups: Sequence[Group], comparison: Comparison, chosen: Mapping, metric: str) -> Table:
     """A row for each configuration, a column for each threshold of a metric."""
     entries = [entry for entry in thresholds(groups, comparison, chosen) if entry["metric"] == metric]
@@ -165,7 +172,7 @@ def markdown(results: Mapping) -> str:
     lines = [*(f"* {name}: {value}" for name, value in results["about"].items()), ""]
     for scene in results["scenes"]:
         for _, comparison, groups in comparisons(results, scene):
-            lines += [f"### {scene}: {comparison.title.lower()}", "", comparison.says, ""]
+            lines += [f"### {scene}: {comparison.title.lower()}", "", says(comparison, groups), ""]
             for head, rows in tables(results, scene, comparison, groups):
                 lines += [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)] + [""]
     lines += [f"* {note}" for note in (*NOTES, *shortfalls(results))]
@@ -313,7 +320,9 @@ def write_html(path: Path, out: Path, results: Mapping) -> None:
     parts.append("<h3>How to read it</h3><ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in NOTES) + failed + "</ul>")
     for scene in results["scenes"]:
         for _, comparison, groups in comparisons(results, scene):
-            parts.append(f"<h2>{html.escape(scene)}: {comparison.title.lower()}</h2><p>{html.escape(comparison.says)}</p>")
+            parts.append(
+                f"<h2>{html.escape(scene)}: {comparison.title.lower()}</h2><p>{html.escape(says(comparison, groups))}</p>"
+            )
             parts.append(interactive(groups))
             parts += [_html_table(table) for table in tables(results, scene, comparison, groups)]
             parts.append(gallery(out, groups))

@@ -241,6 +241,11 @@ def test_markdown_holds_the_same_tables(report):
     alike, complete = text.split("### bust: complete recipes")
     assert "| IDR as published | 240 s, 1x |" in complete
     assert "IDR as published" not in alike.split("| time to")[1]
+    assert "no yardstick" not in text
+    results = made_results()
+    results["runs"] = [run for run in results["runs"] if run["job"]["recipe"] != "published"]
+    alone = report.markdown(results).split("### bust: complete recipes")
+    assert ["no yardstick" in part for part in alone] == [False, True]
     assert "* FAILED: bust, NFFB, instant, 8 s, seed 1: exit 7: losses <are> not finite" in text
 
 
