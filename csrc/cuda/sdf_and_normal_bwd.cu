@@ -1,6 +1,7 @@
 // The backward pass of the SDF with its feature and gradient on the GPU: the formulas of kernels/sdf_network.h with a
 // thread per point, in their notation. Only the scatter into the table uses atomics (grid_gradient.cuh).
 #include "grid_gradient.cuh"
+#include "modulated_bank_bwd.cuh"
 #include "sdf_network_tile.cuh"
 
 namespace nsr::cuda {
