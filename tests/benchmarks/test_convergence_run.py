@@ -37,7 +37,9 @@ def scene(tmp_path):
     """The painted ball from all round, with its mesh."""
     truth = trimesh.creation.icosphere(subdivisions=5, radius=RADIUS).apply_transform(WORLD_FROM_SCENE)
     truth.export(tmp_path / "mesh_gt.ply")
-    scene = photographs(ring_of_cameras(6, 80, 60), PaintedBall())
+    cameras = ring_of_cameras(6, 80, 60)
+    cameras.intrinsics[:, :2, 2] += cameras.intrinsics.new_tensor([30.0, 20.0])  # the ball is not in the upper left corner
+    scene = photographs(cameras, PaintedBall())
     return replace(scene, name="scan24", ground_truth=str(tmp_path / "mesh_gt.ply"))
 
 
@@ -181,6 +183,15 @@ def test_the_true_model_has_no_errors(worker, scene, tmp_path):
     height, width = (np.flatnonzero(shown.any(axis=axis)) for axis in (1, 0))
     assert (height[0] + height[-1]) / 2 == pytest.approx(picture.shape[0] / 2, abs=6)
     assert (width[0] + width[-1]) / 2 == pytest.approx(picture.shape[1] / 2, abs=6)
+
+
+def test_a_thinned_picture_is_compared_with_the_same_pixels(worker, scene):
+    plan = importlib.import_module("convergence_plan")
+    judge = worker.Judge(job_of(worker, measuring=plan.Measuring(views=2, rays=600)), scene)
+    assert judge.stride == 9  # 9 x 7 pixels of 4 rays, in both views
+    figures = judge.renderings(PaintedBall())
+    assert figures["psnr"] > 40
+    assert figures["iou"] == 1
 
 
 def test_a_model_that_is_wrong_has_the_error_that_it_has(worker, scene, tmp_path):
