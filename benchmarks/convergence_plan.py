@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ import torch
 
 from nsr.config import bind, to_tree
 from nsr.datasets.detect import BUILT_IN, is_built_in
-from nsr.datasets.idr import CAMERA_FILES, IMAGE_FOLDERS
+from nsr.datasets.h3ds import FILE, published_views
+from nsr.datasets.idr import CAMERA_FILES, IMAGE_FOLDERS, find_files
 from nsr.evaluation.dtu import load_dtu_reference, scan_number
 from nsr.training.experiments import EXPERIMENTS
-from nsr.training.launch import RunRequest, read_config
+from nsr.training.launch import RunRequest, read_config_for_training
 from nsr.training.settings import Config
 from nsr.utils.errors import ConfigError, DataError, NsrError, UsageError
 from nsr.utils.hocon import did_you_mean
@@ -158,17 +158,13 @@ def _scenes_in(root: Path, dataset: str) -> list[str]:
 
 def _h3ds_split(root: Path, scene: str, views: int) -> tuple[int, ...]:
     """The views that H3DS's config.toml gives to a reconstruction from so many of them."""
-    path = root / "config.toml"
-    try:
-        splits = tomllib.loads(path.read_text(encoding="utf-8"))["scenes"][scene]["default_views_configs"]
-    except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+    split = published_views(root / scene, views, len(find_files(root / scene).images))
+    if split is None:
         raise DataError(
-            f"{path}: expected the data set's list of views, scenes.{scene}.default_views_configs ({error!r}); "
-            "put the file there, or read the folder without it (--dataset DIR)"
-        ) from error
-    if str(views) not in splits:
-        raise UsageError(f"--h3ds-views {views}: {path} has {', '.join(splits)} for {scene}")
-    return tuple(splits[str(views)])
+            f"--h3ds-views {views}: {root / FILE} has no such list of views for {scene}; expected "
+            f"scenes.{scene}.default_views_configs.{views}; read the folder without it (--dataset DIR), or ask for other views"
+        )
+    return tuple(split)
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
@@ -209,8 +205,8 @@ def find_variants(
     able = []
     for variant in variants:
         try:
-            config = read_config(RunRequest("", variant.conf, overrides=tuple(overrides), device=device))
-            IDRModel.build(config.model, 0).to(device).sdf(torch.zeros(2, 3, device=device))
+            config, where = read_config_for_training(RunRequest("", variant.conf, overrides=tuple(overrides), device=device))
+            IDRModel.build(config.model, 0).to(where).sdf(torch.zeros(2, 3, device=where))
         except NsrError as error:
             if encoders is not None or isinstance(error, ConfigError):
                 raise

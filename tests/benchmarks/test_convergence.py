@@ -119,12 +119,12 @@ def test_scenes_of_every_kind_are_found(plan, tmp_path):
 
 def test_h3ds_gives_the_views(plan, tmp_path):
     root = write_scenes(tmp_path, "head")
-    with pytest.raises(DataError, match=r"config\.toml: expected the data set's list of views"):
+    with pytest.raises(DataError, match=r"--h3ds-views 3: .*config\.toml has no such list of views for head"):
         plan.find_scenes("h3ds", [], root, 3, None)
     (root / "config.toml").write_text("[scenes.head.default_views_configs]\n3 = [0, 2, 5]\n4 = [0, 1, 2, 5]\n")
     (place,) = plan.find_scenes("h3ds", [], root, 3, None)
     assert place.views == (0, 2, 5)
-    with pytest.raises(UsageError, match=r"--h3ds-views 32: .*config\.toml has 3, 4 for head"):
+    with pytest.raises(DataError, match=r"--h3ds-views 32: .*config\.toml has no such list"):
         plan.find_scenes("h3ds", [], root, 32, None)
 
 
