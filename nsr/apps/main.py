@@ -31,7 +31,9 @@ COMMANDS = {
     "failsafe": ("nsr.apps.failsafe", "train and evaluate unattended: again after kills, lack of memory, full disks"),
     "mesh": ("nsr.apps.mesh", "extract the mesh of a trained run"),
     "render": ("nsr.apps.render", "render training views, novel views or a turntable"),
+    "transfer": ("nsr.apps.transfer", "the surface of one run in the colours of another"),
     "eval": ("nsr.apps.eval", "measure a run: images, cameras, distance to a known mesh"),
+    "plot": ("nsr.apps.plot", "draw the losses and metrics of runs, and how they still change"),
     "data": ("nsr.apps.data", "check, download or make scenes"),
     "doctor": ("nsr.apps.doctor", "show what is installed, built and missing"),
 }

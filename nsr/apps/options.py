@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nsr.utils.errors import UsageError
+from nsr.utils.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from nsr.types import Sphere
 
 RESOLUTION = 384  # of the meshes that figures are measured on, hence the same wherever they are
 MAX_RESOLUTION = 2048
+TIME_STAMP = re.compile(r"\d{4}(_\d\d){5}(_\d+)?")  # as nsr train names the runs of an experiment
 TRAIN_CAMERAS = (
     "refine the camera poses as well: from those of cameras_linear_init.npz where the scene has that file, else from its own; "
     "its own (cameras.npz) are the reference that results are aligned to"
@@ -91,6 +93,30 @@ def check_folder(path: Path, option: str) -> None:
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
             raise UsageError(f"{option} {path}: {place} is a file; expected a folder, or a name that is free")
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "checkpoints").is_dir() or (folder / "metrics.csv").is_file()
+
+
+def newest_run(folder: Path) -> Path:
+    """The folder itself where it is a run's; in that of an experiment, EXPS_FOLDER/EXPNAME, the newest run."""
+    if is_run(folder):
+        return folder
+    inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if runs := [name for name in inside if TIME_STAMP.fullmatch(name)]:
+        return folder / runs[-1]
+    found = ", ".join(inside[:8]) or ("nothing" if folder.is_dir() else "no folder")
+    raise CheckpointError(
+        f"{folder}: no run; expected the folder of a run (with checkpoints and metrics.csv) or of an experiment (with runs "
+        f"named by time stamps), found {found}; give the folder that nsr train or nsr reconstruct wrote to"
+    )
+
+
+def run_name(folder: Path) -> str:
+    """What to call a run: its folder, or its experiment where the folder is named by a time stamp."""
+    folder = folder.resolve()
+    return folder.parent.name if TIME_STAMP.fullmatch(folder.name) else folder.name
 
 
 def add_resolution(parser: argparse.ArgumentParser, default: int = RESOLUTION) -> None:

@@ -1,4 +1,4 @@
-"""Rotations, similarity alignment, trainable cameras (IDR) and camera paths."""
+"""Rotations, similarity alignment, trainable cameras (IDR), and where a camera looks."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class TrainableCameras(nn.Module):
         return Cameras(self.intrinsics, self.forward(view), self.width, self.height)
 
 
-# -------------------------------------------------------------------------------------------------------- camera paths
+# ----------------------------------------------------------------------------------------------- where a camera looks
 
 
 def look_at(eye: Float[Tensor, "N 3"], target: Float[Tensor, " 3"], up: Float[Tensor, " 3"]) -> Float[Tensor, "N 4 4"]:
@@ -202,100 +202,3 @@ def mean_up(cameras: Cameras) -> Float[Tensor, " 3"]:
         normal = torch.linalg.svd(centers, full_matrices=False).Vh[-1]
         return torch.where(normal @ mean < 0, -normal, normal)
     return nn.functional.normalize(mean if mean.norm() > 1e-3 else -cameras.camera_to_world[0, :3, 1], dim=-1)
-
-
-def turntable_cameras(cameras: Cameras, n: int) -> Cameras:
-    """n cameras on a full circle around the origin, about the mean up direction of `cameras`.
-
-    The circle starts at the middle of the given cameras and keeps their median elevation, at most 30 degrees. Its
-    distance is the smallest from which the unit sphere, and so the whole object, lies inside the image.
-    Cameras are in the scene frame; the intrinsics are those of the first.
-    """
-    up = mean_up(cameras)
-    directions = nn.functional.normalize(cameras.centers, dim=-1)
-    elevation = torch.asin((directions @ up).clamp(-1, 1)).median().clamp(-torch.pi / 6, torch.pi / 6)
-    front = directions.mean(0)
-    front = front - (front @ up) * up
-    if front.norm() < 1e-3:  # all round already: begin at the first view
-        front = directions[0] - (directions[0] @ up) * up
-    front = nn.functional.normalize(front, dim=-1)
-    side = torch.linalg.cross(up, front)
-    angle = torch.arange(n, device=up.device, dtype=up.dtype) * (2 * torch.pi / n)
-    around = angle.cos()[:, None] * front + angle.sin()[:, None] * side
-    eye = _distance_to_fit(cameras) * (elevation.cos() * around + elevation.sin() * up)
-    pose = look_at(eye, torch.zeros_like(up), up)
-    return replace(cameras, intrinsics=cameras.intrinsics[:1].expand(n, 3, 3).clone(), camera_to_world=pose)
-
-
-def spline_cameras(cameras: Cameras, n: int, keys: int = 8) -> Cameras:
-    """n cameras on a smooth closed path near the training cameras, all looking at the origin.
-
-    Up to `keys` views, chosen far from each other, are joined in a short round trip; a periodic cubic spline runs
-    through their directions and distances, close views in little time. Cameras are in the scene frame; the
-    intrinsics are those of the first.
-    """
-    from scipy.interpolate import CubicSpline
-
-    centers = _to_numpy(cameras.centers)
-    distance = np.linalg.norm(centers, axis=1)
-    directions = centers / distance[:, None]
-    order = _round_trip(directions, _spread(directions, keys))
-    if len(order) < 3:  # too few for a round trip: a small circle about the middle of them
-        directions = _circle_about(directions)
-        distance = np.full(len(directions), distance.mean())
-        order = list(range(len(directions)))
-    knots = np.concatenate([directions[order], np.log(distance[order])[:, None]], axis=1)
-    knots = np.concatenate([knots, knots[:1]])
-    # Chord lengths as parameter: close knots take little time.
-    time = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(knots[:, :3], axis=0), axis=1).clip(1e-3))])
-    values = CubicSpline(time, knots, bc_type="periodic")(np.arange(n) / n * time[-1])
-    eye = values[:, :3] / np.linalg.norm(values[:, :3], axis=1, keepdims=True) * np.exp(values[:, 3:])
-    eye = torch.as_tensor(eye).to(cameras.camera_to_world)
-    pose = look_at(eye, torch.zeros_like(eye[0]), mean_up(cameras))
-    return replace(cameras, intrinsics=cameras.intrinsics[:1].expand(n, 3, 3).clone(), camera_to_world=pose)
-
-
-def _distance_to_fit(cameras: Cameras) -> Tensor:
-    """Distance from which the unit sphere touches the nearest image border: the border and the centre span a plane."""
-    k = cameras.intrinsics[0]
-    left, right = (k[0, 2] + 0.5) / k[0, 0], (cameras.width - 0.5 - k[0, 2]) / k[0, 0]
-    top, bottom = (k[1, 2] + 0.5) / k[1, 1], (cameras.height - 0.5 - k[1, 2]) / k[1, 1]
-    tangent = torch.stack([left, right, top, bottom]).min().clamp_min(0.05)
-    return 1 / torch.sin(torch.atan(tangent))
-
-
-def _spread(directions: np.ndarray, count: int) -> list[int]:
-    """Up to `count` views, each the farthest from those chosen before it."""
-    chosen = [0]
-    nearest = np.linalg.norm(directions - directions[0], axis=1)
-    while len(chosen) < min(count, len(directions)) and nearest.max() > 1e-6:
-        chosen.append(int(nearest.argmax()))
-        nearest = np.minimum(nearest, np.linalg.norm(directions - directions[chosen[-1]], axis=1))
-    return chosen
-
-
-def _round_trip(directions: np.ndarray, chosen: list[int]) -> list[int]:
-    """The views in the order of a short closed tour: 2-opt, which leaves no crossing."""
-    length = np.linalg.norm(directions[:, None] - directions[None], axis=-1)
-    tour, improved = list(chosen), True
-    while improved:
-        improved = False
-        for i in range(1, len(tour) - 1):
-            for j in range(i + 1, len(tour)):
-                a, b, c, d = tour[i - 1], tour[i], tour[j], tour[(j + 1) % len(tour)]
-                if length[a, c] + length[b, d] < length[a, b] + length[c, d] - 1e-9:
-                    tour[i : j + 1] = tour[i : j + 1][::-1]
-                    improved = True
-    return tour
-
-
-def _circle_about(directions: np.ndarray, least_degrees: float = 8.0) -> np.ndarray:
-    """[8, 3] unit directions on a circle about the middle of one or two directions, as wide as they are apart."""
-    middle = directions.mean(0)
-    middle = middle / np.linalg.norm(middle) if np.linalg.norm(middle) > 1e-3 else directions[0]
-    half_angle = np.arccos(np.clip(directions @ middle, -1, 1)).max()
-    tangent = np.tan(np.clip(half_angle, np.radians(least_degrees), np.radians(60)))
-    across = np.linalg.svd(middle[None])[2][1:]
-    angle = np.arange(8) * (np.pi / 4)
-    circle = middle + tangent * (np.cos(angle)[:, None] * across[0] + np.sin(angle)[:, None] * across[1])
-    return circle / np.linalg.norm(circle, axis=1, keepdims=True)

@@ -38,6 +38,13 @@ class ModelConfig:
     reevaluate: bool = True
     min_cosine: float = 0.01
 
+    def __post_init__(self) -> None:
+        if self.rendering_network.normalise_features and self.implicit_network.feature_size < 2:
+            raise ValueError(
+                "rendering_network.normalise_features is true: expected implicit_network.feature_size of 2 or more, since one "
+                f"number normalised is always 0; got {self.implicit_network.feature_size}"
+            )
+
     def check_device(self, kind: str) -> None:
         """Raises what the encoders raise where they cannot be trained on a device of this kind; see EncoderConfig."""
         rendering = self.rendering_network
@@ -97,6 +104,18 @@ class IDRModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(config)
+
+    def with_appearance_of(self, other: IDRModel) -> IDRModel:
+        """This surface in the colours of another model's rendering network: a model of the networks themselves, not of copies.
+
+        Raises ValueError where the rendering network expects features of another size.
+        """
+        sizes = [model.config.implicit_network.feature_size for model in (self, other)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"with_appearance_of: expected features of size {sizes[1]}, as the other model's; got {sizes[0]}")
+        model = IDRModel.build(replace(self.config, rendering_network=other.config.rendering_network), seed=0)
+        model.implicit_network, model.rendering_network = self.implicit_network, other.rendering_network
+        return model.train(self.training)
 
     @property
     def bounding_radius(self) -> float:

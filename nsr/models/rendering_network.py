@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,6 +22,8 @@ from nsr.ops.color_network import ColorNetwork, color_network, has_kernel
 @dataclass(frozen=True)
 class RenderingNetworkConfig:
     """mode: what the colour may depend on: idr = point, normal, view direction, feature; the others leave one of them out.
+    normalise_features: the network sees each point's feature with mean 0 and variance 1 over its entries, so that it can be put
+    behind another surface's implicit network (nsr.training.transfer), whose features have a scale and an offset of their own.
 
     The defaults are IDR's: 4 x 512, raw points, view directions with 4 octaves.
     """
@@ -30,6 +33,7 @@ class RenderingNetworkConfig:
     weight_norm: bool = True
     point_encoder: Variant = variant(POINT_ENCODERS, default=Variant("vanilla", PositionalConfig(frequencies=0)))
     view_encoder: Variant = variant(VIEW_ENCODERS, default=Variant("vanilla", PositionalConfig(frequencies=4)))
+    normalise_features: bool = False
 
     def __post_init__(self) -> None:
         if not self.dims or min(self.dims) < 1:
@@ -43,6 +47,7 @@ class RenderingNetwork(nn.Module):
         super().__init__()
         self.mode = config.mode
         self.weight_norm = config.weight_norm
+        self.normalise_features = config.normalise_features
         self.point_encoder = build_encoder(config.point_encoder)
         self.view_encoder = build_encoder(config.view_encoder) if config.mode != "no_view_dir" else None
         inputs = self.point_encoder.output_dim + feature_size
@@ -60,6 +65,10 @@ class RenderingNetwork(nn.Module):
         view_dirs: Float[Tensor, "N 3"],
         features: Float[Tensor, "N F"],
     ) -> Float[Tensor, "N 3"]:
+        if self.normalise_features:
+            # Layer normalisation (Ba et al. 2016, eq. 3) without parameters: of a point alone, whatever else is in the batch,
+            # and unlike with features of unit length the entries are as large as the other inputs, however many there are.
+            features = F.layer_norm(features, features.shape[1:])
         with_normal, with_view = self.mode != "no_normal", self.view_encoder is not None
         if (network := self.fused()) is not None:
             return color_network(points, normals if with_normal else None, view_dirs if with_view else None, features, *network)

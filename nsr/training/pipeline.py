@@ -13,8 +13,9 @@ import trimesh
 from nsr.evaluation.chamfer import evaluate_mesh
 from nsr.evaluation.poses import evaluate_cameras
 from nsr.evaluation.report import error_heatmap, preview_picture, render_mesh, write_metrics, write_report
+from nsr.geometry.camera_paths import turntable_cameras
 from nsr.geometry.meshes import load_mesh, save_mesh
-from nsr.geometry.poses import transform_cameras, turntable_cameras
+from nsr.geometry.poses import transform_cameras
 from nsr.geometry.raycast import Raycaster
 from nsr.geometry.unseen import Unseen, treat_unseen
 from nsr.models.idr import IDRModel
