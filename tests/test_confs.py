@@ -216,6 +216,12 @@ def test_base_says_what_was_published(name):
     assert train["milestone_unit"] == "epoch"
 
 
+def test_transfer_is_instant_on_normalised_features():
+    instant, transfer = load("instant"), load("transfer")
+    rendering = replace(instant.model.rendering_network, normalise_features=True)
+    assert transfer == replace(instant, model=replace(instant.model, rendering_network=rendering))
+
+
 @pytest.mark.parametrize(
     "override",
     [
@@ -278,6 +284,12 @@ def test_impossible_values_are_refused_by_key_and_place(override):
     with pytest.raises(ConfigError) as error:
         bind(Config, tree, source)
     assert str(error.value).startswith(f"override {override!r}: {override.partition('=')[0]}: ")
+
+
+def test_a_single_feature_cannot_be_normalised():
+    tree, source = load_tree(find_conf("transfer"), ["model.implicit_network.feature_size=1"])
+    with pytest.raises(ConfigError, match="normalise_features is true: expected implicit_network.feature_size of 2 or more"):
+        bind(Config, tree, source)
 
 
 def test_impossible_value_in_a_file_is_refused_by_key_and_file(tmp_path):

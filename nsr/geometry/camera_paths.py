@@ -13,6 +13,7 @@ from nsr.types import Cameras
 
 _ALL_ROUND = np.radians(121)  # cameras with no wider gap in azimuth stand all round; three evenly spaced ones do
 _OVERHEAD = np.radians(75)  # elevation from which on an azimuth says little
+_CALM = np.radians(20)  # how far an ellipse goes up and down at most, as cameras all over a ball would have it turn somersaults
 _LEAST_CIRCLE = np.radians(8)  # radius of the path about cameras that all stand in one place
 
 
@@ -20,10 +21,10 @@ def orbit_cameras(cameras: Cameras, n: int) -> Cameras:
     """n cameras on a smooth closed path that stays where the training cameras have been, all looking at the origin.
 
     In azimuth and elevation about the mean up direction: a full circle at the median elevation where the cameras stand all
-    round (no gap in azimuth of more than a third of the circle); else an ellipse in the convex hull of the cameras, with the
-    hull's centre and proportions; a way there and back where they stand in a line; and a circle of 8 degrees, the one path that
-    goes beyond, about a single place. The logarithm of the distance is a linear function of the direction, fitted by least
-    squares and kept between those of the nearest and of the farthest camera.
+    round (no gap in azimuth of more than a third of the circle); else an ellipse in the convex hull of the cameras, about its
+    centre, as wide as fits and at most 40 degrees high; a way there and back where they stand in a line; and a circle of 8
+    degrees, the one path that goes beyond, about a single place. The logarithm of the distance is a linear function of the
+    direction, fitted by least squares and kept between those of the nearest and of the farthest camera.
 
     Cameras are in the scene frame; the intrinsics are those of the first.
     """
@@ -85,7 +86,7 @@ def _widest_gap(around: np.ndarray) -> float:
 
 
 def _ellipse_within(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre and conjugate radii, [2] each, of an ellipse in the convex hull of points [N, 2] (azimuth, elevation)."""
+    """Centre and two conjugate radii, [2] each, of an ellipse in the convex hull of points [N, 2] (azimuth, elevation)."""
     from scipy.spatial import ConvexHull
 
     middle = points.mean(0)
@@ -101,9 +102,8 @@ def _ellipse_within(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     normals, offsets = hull.equations[:, :2], hull.equations[:, 2]
     reach = np.sqrt(np.einsum("si,ij,sj->s", normals, covariance, normals))
     scale = (-(normals @ centre + offsets) / reach).min()
-    spread, directions = np.linalg.eigh(covariance)
-    minor, major = scale * np.sqrt(spread.clip(0))[:, None] * directions.T
-    return centre, major, minor
+    sideways, upright = scale * np.linalg.cholesky(covariance).T  # upright: elevation alone; a shorter one stays in the hull
+    return centre, sideways, upright * min(1.0, _CALM / upright[1])
 
 
 def _polygon_moments(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,10 +1,11 @@
-"""Rotations, similarity alignment, trainable cameras and camera paths."""
+"""Rotations, similarity alignment, trainable cameras, and where a camera looks."""
 
 import numpy as np
 import pytest
 import torch
+from support.camera_rings import ring
 
-from nsr.geometry.cameras import image_pixels, pixel_rays, project_all, ray_sphere
+from nsr.geometry.cameras import project_all
 from nsr.geometry.poses import (
     TrainableCameras,
     align_cameras,
@@ -13,24 +14,10 @@ from nsr.geometry.poses import (
     quaternion_to_rotation,
     rotation_error_degrees,
     rotation_to_quaternion,
-    spline_cameras,
     transform_cameras,
-    turntable_cameras,
     umeyama,
 )
 from nsr.types import Cameras
-
-
-def ring(count: int, elevation: float = 0.3, distance: float = 4.0, roll: float = 0.0) -> Cameras:
-    """Cameras on a circle about the z axis that look at the origin, turned about their optical axes by `roll`."""
-    angle = torch.arange(count) * 2 * torch.pi / count
-    level = torch.full_like(angle, elevation)
-    eye = distance * torch.stack([angle.cos() * level.cos(), angle.sin() * level.cos(), level.sin()], dim=-1)
-    pose = look_at(eye, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-    turn = torch.eye(4)
-    turn[:2, :2] = torch.tensor([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
-    k = torch.tensor([[200.0, 0.0, 78.0], [0.0, 210.0, 47.0], [0.0, 0.0, 1.0]]).repeat(count, 1, 1)
-    return Cameras(k, pose @ turn, 160, 100)
 
 
 def random_rotations(count: int, seed: int = 0) -> torch.Tensor:
@@ -183,46 +170,3 @@ def test_mean_up_of_a_ring_even_on_its_side(roll):
     assert abs(float(up[2])) == pytest.approx(1, abs=1e-5)
     if roll == 0:
         assert up[2] > 0
-
-
-@pytest.mark.parametrize("cameras", [ring(12), ring(3, elevation=1.2), ring(12)[[0]]], ids=["ring", "high", "one"])
-def test_turntable_sees_the_whole_unit_sphere(cameras):
-    path = turntable_cameras(cameras, 24)
-    assert len(path) == 24
-    border = image_pixels(160, 100)
-    border = border[(border[:, 0] % 159 == 0) | (border[:, 1] % 99 == 0)]
-    view = torch.zeros(len(border), dtype=torch.long)
-    hits = torch.stack([ray_sphere(pixel_rays(path[i], view, border), 0.98)[2] for i in range(24)])
-    assert not hits.any()
-    sphere = torch.nn.functional.normalize(torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
-    pixels, depth = project_all(path, sphere)
-    assert (depth > 0).all()
-    assert (pixels >= -0.5).all()
-    assert (pixels <= torch.tensor([159.5, 99.5])).all()
-
-
-def test_turntable_goes_once_round():
-    path = turntable_cameras(ring(12), 10)
-    angle = torch.atan2(path.centers[:, 1], path.centers[:, 0])
-    steps = torch.rad2deg((angle.roll(-1) - angle) % (2 * torch.pi))
-    torch.testing.assert_close(steps, torch.full((10,), 36.0), atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 12])
-def test_spline_is_smooth_closed_and_looks_at_the_origin(count):
-    cameras = ring(12)[list(range(count))]
-    path = spline_cameras(cameras, 80)
-    rotation = path.camera_to_world[:, :3, :3]
-    turns = rotation_error_degrees(rotation, rotation.roll(1, 0))
-    assert turns.max() < 15
-    assert turns.min() > 0
-    pixels, depth = project_all(path, torch.zeros(1, 3))
-    assert (depth > 0).all()
-    torch.testing.assert_close(pixels[:, 0], path.intrinsics[:, :2, 2], atol=1e-2, rtol=0)
-    torch.testing.assert_close(path.centers.norm(dim=-1), torch.full((80,), 4.0), atol=0.2, rtol=0)
-
-
-def test_spline_of_a_ring_passes_near_its_cameras():
-    cameras = ring(8)
-    nearest = torch.cdist(cameras.centers, spline_cameras(cameras, 400).centers).amin(1)
-    assert nearest.max() < 0.1

@@ -20,6 +20,7 @@ CONFIGS = {
     "raw direction": dataclasses.replace(SMALL, view_encoder=Variant("vanilla", PositionalConfig(frequencies=0))),
     "no_view_dir": dataclasses.replace(SMALL, mode="no_view_dir"),
     "no_normal": dataclasses.replace(SMALL, mode="no_normal"),
+    "normalised features": dataclasses.replace(SMALL, normalise_features=True),
 }
 FEATURES = 5
 
@@ -86,3 +87,28 @@ def test_fused_network_follows_its_parameters():
         hidden = network(*inputs)
     assert not torch.equal(before, changed)
     assert not torch.equal(changed, hidden)
+
+
+@pytest.mark.parametrize("weight_norm", [False, True], ids=["fused", "layer by layer"])
+def test_normalised_features_have_no_scale_and_no_offset(weight_norm):
+    """Per point: whatever the others are. Without the option both show."""
+    normalising = dataclasses.replace(SMALL, weight_norm=weight_norm, normalise_features=True)
+    points, normals, view_dirs, features = shading_inputs(20)
+    scale, offset = 3 + torch.randn(2, 20, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64).abs()
+    for config, same in ((normalising, True), (dataclasses.replace(normalising, normalise_features=False), False)):
+        network = build(config)
+        expected = network(points, normals, view_dirs, features)
+        changed = network(points, normals, view_dirs, scale * features + offset)
+        assert torch.allclose(changed, expected, atol=1e-4) == same
+        alone = network(points[3:4], normals[3:4], view_dirs[3:4], features[3:4])
+        torch.testing.assert_close(alone, expected[3:4], rtol=1e-12, atol=1e-12)
+
+
+def test_normalised_features_are_seen_and_differentiable():
+    network = build(dataclasses.replace(SMALL, normalise_features=True))
+    points, normals, view_dirs, features = shading_inputs(4)
+    assert not torch.allclose(network(points, normals, view_dirs, features), network(points, normals, view_dirs, -features))
+    assert torch.autograd.gradcheck(lambda f: network(points.detach(), normals, view_dirs, f), features)
+    flat = torch.ones_like(features).requires_grad_()  # no variance to divide by
+    (grad,) = torch.autograd.grad(network(points, normals, view_dirs, flat).sum(), flat)
+    assert grad.isfinite().all()
