@@ -13,13 +13,13 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 import torch
 
+from nsr.training.history import CSV_NAME
 from nsr.training.step_times import StepTimes
 from nsr.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-CSV_NAME = "metrics.csv"
 TENSORBOARD_NAME = "tensorboard"
 
 

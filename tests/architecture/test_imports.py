@@ -38,6 +38,7 @@ MAY_IMPORT = {
 }
 # Slow to load, and needed by few: imported in the function that needs them, or in a file that only their users import.
 HEAVY = {"skimage", "trimesh", "igl", "embreex", "tensorboard", "scipy", "pyhocon", "imageio", "lpips", "rich"}
+HEAVY |= {"matplotlib", "plotly"}
 
 
 def python_files() -> list[Path]:
@@ -134,7 +135,9 @@ def test_importing_a_package_loads_no_native_code():
     assert run_python(code).split() == ["None", "False"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["mesh", "--help"], ["train", "--help"], ["data", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["mesh", "--help"], ["train", "--help"], ["data", "--help"], ["plot", "--help"]]
+)
 def test_help_needs_no_torch_and_no_patience(arguments):
     code = (
         "import sys, contextlib\n"
