@@ -154,7 +154,7 @@ def print_slopes(runs: Sequence[Curves], names: Sequence[str], style: Style) -> 
             if found is not None:
                 values = run.columns[name]
                 slopes = [slope_text(found, axis, by_epoch) for axis in AXES]
-                span = f"steps {found.first} to {found.last}, {found.rows} rows"
+                span = f"steps {found.first} to {found.last}, {found.rows} row{'s' if found.rows > 1 else ''}"
                 rows.append((run.name, name, f"{values[np.isfinite(values)][-1]:.4g}", *slopes, span))
             elif name in run.figures:
                 rows.append((run.name, name, f"{run.figures[name]:.4g}", "", "", "evaluated"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +40,8 @@ class Style:
 
 
 class Line(NamedTuple):
-    """One run's part in a plot: values against x, smoothed ones, the fitted line, the evaluation; any may be empty."""
+    """One run's part in a plot: values against x, as they are and as shown; the ends of the fitted line, and its slope in
+    words, empty where there is none; and the evaluation."""
 
     run: str
     color: str
@@ -49,7 +50,7 @@ class Line(NamedTuple):
     shown: np.ndarray
     fit: tuple[np.ndarray, np.ndarray]
     figure: tuple[float, float] | None
-    label: str
+    slope: str
 
 
 AXES = ("epoch", "minutes")
@@ -97,7 +98,7 @@ def lines_of(runs: Sequence[Curves], name: str, axis: str, style: Style) -> list
                 smoothed(raw[present], style.smoothing),
                 fit,
                 measured,
-                f"{run.name}  {text}".rstrip(),
+                text,
             )
         )
     return lines
@@ -125,7 +126,9 @@ def write_png(path: Path, runs: Sequence[Curves], names: Sequence[str], style: S
             for line in lines:
                 if style.smoothing:
                     plot.plot(line.x, line.raw, color=line.color, alpha=_FAINT, linewidth=0.8)
-                plot.plot(line.x, line.shown, color=line.color, linewidth=1.4, label=line.label.replace("$", r"\$"))
+                plot.plot(
+                    line.x, line.shown, color=line.color, linewidth=1.4, label=f"{line.run}  {line.slope}".replace("$", r"\$")
+                )
                 plot.plot(*line.fit, color=line.color, linewidth=1.4, linestyle="--")
                 if line.figure is not None:
                     plot.plot(*line.figure, color=line.color, marker="D", markersize=7, markeredgecolor="black", linestyle="")
@@ -174,35 +177,37 @@ def _interactive(runs: Sequence[Curves], name: str, style: Style) -> str:
     plots = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.03)
     sides = [lines_of(runs, name, axis, style) for axis in AXES]
     for pair in zip(*sides, strict=True):
-        slopes = [line.label[len(line.run) :].strip() for line in pair]
-        label = html.escape(f"{pair[0].run}  {', '.join(filter(None, slopes))}")
+        slopes = filter(None, (line.slope for line in pair))
+        label = html.escape(f"{pair[0].run}  {', '.join(slopes)}".rstrip())
+        explained = False  # one entry of the legend stands for all of a run
         for column, line in enumerate(pair, start=1):
-            common = {"legendgroup": line.run, "name": label}
-            pen, escaped = {"color": line.color, "width": 1.8}, html.escape(line.run)
-            legend = {"showlegend": column == 1}
-            if style.smoothing:
-                faint = Scatter(x=line.x, y=line.raw, mode="lines", line=pen, opacity=_FAINT, hoverinfo="skip", **common)
-                plots.add_trace(faint.update(showlegend=False), 1, column)
-            text = f"%{{x:.4g}}, %{{y:.4g}}<extra>{escaped}</extra>"
-            plots.add_trace(
-                Scatter(x=line.x, y=line.shown, mode="lines", line=pen, hovertemplate=text, **common, **legend), 1, column
-            )
-            dashed = Scatter(
-                x=line.fit[0], y=line.fit[1], mode="lines", line={**pen, "dash": "dash"}, hoverinfo="skip", **common
-            )
-            plots.add_trace(dashed.update(showlegend=False), 1, column)
-            if line.figure is not None:
-                diamond = {"symbol": "diamond", "size": 11, "color": line.color, "line": {"width": 1, "color": "black"}}
-                x, y = line.figure
-                point = Scatter(x=[x], y=[y], mode="markers", marker=diamond, hovertemplate=text, **common)
-                plots.add_trace(point.update(showlegend=False), 1, column)
+            for values in _scatters(line, style):
+                shown = not explained and values["opacity"] == 1
+                explained |= shown
+                plots.add_trace(Scatter(legendgroup=line.run, name=label, showlegend=shown, **values), 1, column)
     for column, (axis, lines) in enumerate(zip(AXES, sides, strict=True), start=1):
         title = axis_title(axis, has_epochs(runs))
         plots.update_xaxes(title_text=title, type=scale(lines, "x", style), row=1, col=column)
         plots.update_yaxes(type=scale(lines, "y", style), exponentformat="power", row=1, col=column)
     legend = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "groupclick": "togglegroup"}
-    plots.update_layout(template="plotly_white", height=430, margin={"t": 30, "l": 60, "r": 20, "b": 50}, legend=legend)
+    plots.update_layout(showlegend=True, template="plotly_white", height=430, legend=legend)
+    plots.update_layout(margin={"t": 30, "l": 60, "r": 20, "b": 50})
     return plots.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+
+
+def _scatters(line: Line, style: Style) -> Iterator[dict]:
+    """What plotly draws of a line: the curve, the values behind a smoothed one, the fitted line, the evaluation."""
+    pen, silent = {"color": line.color, "width": 1.8}, {"mode": "lines", "hoverinfo": "skip"}
+    text = {"hovertemplate": f"%{{x:.4g}}, %{{y:.4g}}<extra>{html.escape(line.run)}</extra>"}
+    if line.x.size:
+        if style.smoothing:
+            yield {"x": line.x, "y": line.raw, "line": pen, "opacity": _FAINT, **silent}
+        yield {"x": line.x, "y": line.shown, "line": pen, "opacity": 1, "mode": "lines", **text}
+    if line.slope:
+        yield {"x": line.fit[0], "y": line.fit[1], "line": {**pen, "dash": "dash"}, "opacity": 1, **silent}
+    if line.figure is not None:
+        marker = {"symbol": "diamond", "size": 11, "color": line.color, "line": {"width": 1, "color": "black"}}
+        yield {"x": line.figure[:1], "y": line.figure[1:], "marker": marker, "opacity": 1, "mode": "markers", **text}
 
 
 def require(package: str) -> None:

@@ -1,0 +1,162 @@
+"""nsr plot over a real, tiny run and over written ones."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nsr.apps.main import main
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_files, tmp_path_factory) -> Path:
+    """A run of 40 steps, which was taken up again after 20. Not to be changed."""
+    exps = tmp_path_factory.mktemp("plot")
+    train = ["train", "--conf", tiny_files / "tiny.conf", "--data_dir", tiny_files / "ball", "--holdout", 1, "--nepoch"]
+    for arguments in ([*train, 4], [*train[:5], "--nepoch", 8, "--is_continue"]):
+        assert main([str(argument) for argument in [*arguments, "--exps_folder", exps]]) == 0
+    (folder,) = (exps / "tiny_ball").iterdir()
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture
+def line(tmp_path) -> Path:
+    """A run whose loss falls along a line and whose PSNR was evaluated."""
+    folder = tmp_path / "line"
+    folder.mkdir()
+    rows = [f"{step},{3 - 0.002 * step},0,{step / 2},{step / 1000},7\n" for step in range(10, 1010, 10)]
+    (folder / "metrics.csv").write_text("step,rgb,free,seconds,progress,ms_draw\n" + "".join(rows))
+    (folder / "metrics.json").write_text(json.dumps({"psnr": 25.25, "steps": 1000, "train_seconds": 500}))
+    return folder
+
+
+def plot(*arguments: object) -> int:
+    return main(["plot", *map(str, arguments)])
+
+
+def traces(page: Path) -> list[dict]:
+    """All that plotly is told to draw."""
+    text = page.read_text()
+    found, decoder = [], json.JSONDecoder()
+    for call in re.finditer(r'Plotly\.newPlot\(\s*"[^"]+",\s*', text[text.index("</script>") :]):
+        start = text.index("</script>") + call.end()
+        found += decoder.raw_decode(text[start:])[0]
+    return found
+
+
+def numbers(values: list | dict) -> np.ndarray:
+    """Of a trace: plotly writes arrays in base 64."""
+    if isinstance(values, dict):
+        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"])
+    return np.array(values)
+
+
+def test_a_run_in_its_own_folder(run, capsys):
+    assert plot(run, "--last", "100%") == 0
+    picture = np.array(Image.open(run / "curves.png"))
+    assert picture.shape[2] in (3, 4)
+    assert picture.std() > 5
+    page = (run / "curves.html").read_text()
+    assert not re.search(r'(src|href)="http', page[page.index("</script>") :])
+    drawn = traces(run / "curves.html")
+    assert {trace["name"].split()[0] for trace in drawn} == {"run"}
+    np.testing.assert_allclose(numbers(drawn[0]["x"]), [2, 4, 6, 8])  # of 5 views
+    assert "per epoch" in drawn[0]["name"]
+    assert "per minute" in drawn[0]["name"]
+    out = capsys.readouterr().out
+    assert f"{run / 'curves.png'}, {run / 'curves.html'}: " in out
+
+
+def test_the_slope_is_printed_and_drawn(line, tmp_path, capsys):
+    out = tmp_path / "all.html"
+    assert plot(line, "--out", out) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.html", "line"]
+    printed = capsys.readouterr().out
+    assert re.search(r"line +rgb +1 +-0\.002 per step +-0\.24 per minute +steps 810 to 1000, 20 rows", printed)
+    assert re.search(r"line +psnr +25\.25 +evaluated", printed)
+    assert "ms_draw" not in printed
+    drawn = traces(out)
+    dashed = [trace for trace in drawn if trace.get("line", {}).get("dash") == "dash"]
+    assert len(dashed) == 4  # rgb and free, against steps and minutes
+    np.testing.assert_allclose([*numbers(dashed[0]["x"]), *numbers(dashed[0]["y"])], [810, 1000, 3 - 1.62, 1], rtol=1e-6)
+    assert dashed[0]["name"] == "line  -0.002 per step, -0.24 per minute"
+    diamonds = [trace for trace in drawn if trace["mode"] == "markers"]
+    assert [(trace["x"], trace["y"]) for trace in diamonds] == [([1000], [25.25]), ([500 / 60], [25.25])]
+
+
+def test_options(line, tmp_path, capsys):
+    out = tmp_path / "some"
+    assert plot(line, "--what", "rgb,ms_draw", "--last", "400", "--smooth", "0.9", "--log", "xy", "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert "steps 600 to 1000, 41 rows" in printed
+    assert "psnr" not in printed
+    assert out.with_suffix(".png").is_file()
+    page = out.with_suffix(".html").read_text()
+    assert "smoothed exponentially with weight 0.9 per row" in page
+    assert page.count('"type":"log"') >= 4
+    faint = [trace for trace in traces(out.with_suffix(".html")) if trace["opacity"] < 1]
+    assert len(faint) == 4
+
+
+def test_nothing_positive_is_not_drawn_on_a_logarithmic_axis(line, tmp_path, recwarn):
+    assert plot(line, "--what", "free", "--log", "y", "--out", tmp_path / "free") == 0
+    assert not [warning for warning in recwarn if "log" in str(warning.message)]
+    assert '"type":"log"' not in (tmp_path / "free.html").read_text()
+
+
+def test_several_runs_with_different_columns(run, line, tmp_path, monkeypatch, capsys):
+    experiment = tmp_path / "exps" / "tiny_ball"
+    for stamp in ("2026_01_01_00_00_00", "2026_02_01_00_00_00"):
+        shutil.copytree(line, experiment / stamp)
+    (experiment / "2026_01_01_00_00_00" / "metrics.csv").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert plot(run, experiment, line, line, "--what", "rgb,mask,psnr") == 0  # the newest run of the experiment
+    assert (tmp_path / "curves.png").is_file()
+    out = capsys.readouterr().out
+    assert "3 curves of 3 runs" in out
+    assert {line.split()[0] for line in out.splitlines()[1:-1]} == {"run", "tiny_ball", "line"}
+    labels = {trace["name"].split()[0] for trace in traces(tmp_path / "curves.html")}
+    assert labels == {"run", "tiny_ball", "line"}
+    assert plot(experiment / "2026_02_01_00_00_00", tmp_path / "line", "--out", tmp_path / "b.png") == 0
+    assert plot(*experiment.iterdir()) == 3
+
+
+def test_names_are_text_in_the_page(line, tmp_path):
+    odd = line.rename(tmp_path / "<img src=x>$\\frac$")
+    assert plot(odd) == 0
+    page = (odd / "curves.html").read_text()
+    assert "<img" not in page[page.index("</script>") :]
+
+
+def test_refusals(line, tmp_path, refused):
+    refused(["plot", line, "--what", "rbg"], 2, "--what rbg", "Did you mean 'rgb'?", "psnr")
+    refused(["plot", line, "--what", ","], 2, "--what")
+    refused(["plot", line, "--last", "0%"], 2, "--last", "20%")
+    refused(["plot", line, "--smooth", "1"], 2, "--smooth", "less than 1")
+    refused(["plot", tmp_path / "nowhere"], 5, "nowhere: no run", "no folder")
+    refused(["plot", line, "--out", line / "metrics.csv" / "curves.png"], 2, "is a file")
+    refused(["plot"], 2, "RUN")
+    (line / "metrics.csv").write_text("step,rgb\n10,0.5\n20\n30,1\n")
+    refused(["plot", line], 3, f"{line}/metrics.csv, line 3: ", "remove the line")
+    assert not (line / "curves.png").exists()
+
+
+@pytest.mark.parametrize(("package", "suffix"), [("matplotlib", "png"), ("plotly", "html")])
+def test_a_missing_package_names_the_extra(line, tmp_path, refused, monkeypatch, package, suffix):
+    monkeypatch.setitem(sys.modules, package, None)
+    refused(["plot", line, "--out", tmp_path / f"curves.{suffix}"], 6, package, "pip install 'nsr[plot]'")
+    other = "html" if suffix == "png" else "png"
+    assert plot(line, "--out", tmp_path / f"curves.{other}") == 0
