@@ -45,8 +45,8 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         help="a .png or .html file, or a name that gets both endings (default curves, in the run's folder if it is one run)",
     )  # fmt: skip
     parser.add_argument(
-        "--last", type=tail, default="20%", metavar="N|P%",
-        help="slopes over the last N epochs, or the last P percent of each curve (default 20%%)",
+        "--last", type=tail, default="20%", metavar="AMOUNT",
+        help="slopes over so many last epochs (5), or the last part of each curve (default 20%%)",
     )  # fmt: skip
     parser.add_argument(
         "--smooth", type=smoothing, default=0.0, metavar="W",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +104,8 @@ def test_an_epoch_is_as_many_steps_as_the_checkpoint_has_views(tmp_path):
     assert views_of(tmp_path) == 3
     file.write_bytes(file.read_bytes()[:20])
     assert views_of(tmp_path) is None
+
+
+def test_reading_and_drawing_need_no_torch():
+    code = "import sys, nsr.training.history, nsr.evaluation.curve_plots, nsr.apps.plot; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
