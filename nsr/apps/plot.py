@@ -84,7 +84,7 @@ def _number(text: str) -> float:
 
 
 def run_plot(args: argparse.Namespace) -> None:
-    from nsr.evaluation.curve_plots import Style, require, write_html, write_png
+    from nsr.evaluation.curve_plots import Style, has_epochs, require, write_html, write_png
     from nsr.training.history import read_history
 
     folders = list(dict.fromkeys(newest_run(folder).resolve() for folder in args.runs))
@@ -92,6 +92,12 @@ def run_plot(args: argparse.Namespace) -> None:
     for path in outputs:
         require("matplotlib" if path.suffix.lower() == ".png" else "plotly")
     runs = [read_history(folder, name) for folder, name in zip(folders, distinct_names(folders), strict=True)]
+    if not args.last.is_fraction and not has_epochs(runs):
+        unknown = next(run.name for run in runs if run.epoch_steps is None)
+        raise UsageError(
+            f"--last {args.last.amount:g}: {unknown} has no checkpoint that tells how many steps an epoch has; expected a "
+            "percentage instead, such as 20%"
+        )
     names = chosen(args.what, runs)
     style = Style(args.last, args.smooth, args.log)
     for path in outputs:

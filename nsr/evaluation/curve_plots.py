@@ -85,7 +85,8 @@ def lines_of(runs: Sequence[Curves], name: str, axis: str, style: Style) -> list
         text = slope_text(found, axis, by_epoch)
         if text:
             last = present & (run.steps >= found.first) & (run.steps <= found.last)
-            fit = fitted_line(x[last], raw[last], found.per_minute if axis == "minutes" else found.per_epoch)
+            gradient = found.per_minute if axis == "minutes" else found.per_epoch
+            fit = fitted_line(x[last], raw[last], gradient, 50 if style.log else 2)
         step, second = run.figures_at
         at = second / SECONDS_PER_MINUTE if axis == "minutes" else step / (run.epoch_steps if by_epoch else 1)
         measured = (at, run.figures[name]) if name in run.figures and math.isfinite(at) else None

@@ -33,7 +33,7 @@ class Curves:
 
 
 class Tail(NamedTuple):
-    """The last part of a curve: so many epochs (steps, where epochs are not known), or a fraction of the curve's length."""
+    """The last part of a curve: so many epochs, or a fraction of the curve's length."""
 
     amount: float
     is_fraction: bool
@@ -87,10 +87,10 @@ def _least_squares(x: np.ndarray, y: np.ndarray) -> float:
     return float(away @ (y - y.mean()) / (away @ away))
 
 
-def fitted_line(x: np.ndarray, y: np.ndarray, gradient: float) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends of the line of that gradient through the points: x [2], y [2]."""
-    ends = np.array([x.min(), x.max()])
-    return ends, y.mean() + gradient * (ends - x.mean())
+def fitted_line(x: np.ndarray, y: np.ndarray, gradient: float, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """x and y, [count] each, along the line of that gradient through the points; it is bent where an axis is logarithmic."""
+    along = np.linspace(x.min(), x.max(), count)
+    return along, y.mean() + gradient * (along - x.mean())
 
 
 def smoothed(values: np.ndarray, weight: float) -> np.ndarray:

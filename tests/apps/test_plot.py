@@ -99,7 +99,7 @@ def test_the_slope_is_printed_and_drawn(line, tmp_path, capsys):
 
 def test_options(line, tmp_path, capsys):
     out = tmp_path / "some"
-    assert plot(line, "--what", "rgb,ms_draw", "--last", "400", "--smooth", "0.9", "--log", "xy", "--out", out) == 0
+    assert plot(line, "--what", "rgb,ms_draw", "--last", "41%", "--smooth", "0.9", "--log", "xy", "--out", out) == 0
     printed = capsys.readouterr().out
     assert "steps 600 to 1000, 41 rows" in printed
     assert "psnr" not in printed
@@ -107,6 +107,9 @@ def test_options(line, tmp_path, capsys):
     page = out.with_suffix(".html").read_text()
     assert "smoothed exponentially with weight 0.9 per row" in page
     assert page.count('"type":"log"') >= 4
+    dashed = [trace for trace in traces(out.with_suffix(".html")) if trace["line"].get("dash") == "dash"]
+    np.testing.assert_allclose(numbers(dashed[0]["y"]), 3 - 0.002 * numbers(dashed[0]["x"]), rtol=1e-6)
+    assert len(numbers(dashed[0]["x"])) > 10  # a straight line is a curve on logarithmic axes
     faint = [trace for trace in traces(out.with_suffix(".html")) if trace["opacity"] < 1]
     assert len(faint) == 4
 
@@ -144,6 +147,7 @@ def test_names_are_text_in_the_page(line, tmp_path):
 def test_refusals(line, tmp_path, refused):
     refused(["plot", line, "--what", "rbg"], 2, "--what rbg", "Did you mean 'rgb'?", "psnr")
     refused(["plot", line, "--what", ","], 2, "--what")
+    refused(["plot", line, "--last", "5"], 2, "--last 5", "line has no checkpoint", "20%")
     refused(["plot", line, "--last", "0%"], 2, "--last", "20%")
     refused(["plot", line, "--smooth", "1"], 2, "--smooth", "less than 1")
     refused(["plot", tmp_path / "nowhere"], 5, "nowhere: no run", "no folder")

@@ -56,6 +56,7 @@ def test_fitted_line_goes_through_the_middle():
     ends, values = fitted_line(x, y, 2.0)
     np.testing.assert_allclose(ends, [1, 6])
     np.testing.assert_allclose(values, [3 - 2 * 2, 3 + 3 * 2])
+    np.testing.assert_allclose(fitted_line(x, y, 2.0, 3)[1], [-1, 4, 9])
 
 
 def test_smoothing_begins_at_the_first_value_and_skips_holes():
