@@ -65,6 +65,7 @@ def parse(log: str, source: str) -> list[Kernel]:
 def short(name: str) -> str:
     """'void nsr::cuda::(anonymous namespace)::f<double>(int)' -> 'f<double>'."""
     name = re.sub(r"\(anonymous namespace\)::|nsr::|cuda::|^void ", "", name)
+    name = re.sub(r"\((\w+)\)(\d+)", r"\1 \2", name)  # a value of an enumeration: (BankKind)2
     name = re.sub(r"\(.*$", "", name)
     return name.replace("> >", ">>")
 
