@@ -26,6 +26,7 @@ from convergence_tables import (
     variant_label,
 )
 
+from nsr.evaluation.plots import COLORS, interactive_html, new_picture, plain_numbers, save_picture, write_page
 from nsr.evaluation.report import write_metrics
 from nsr.utils.files import atomic_write
 
@@ -209,9 +210,8 @@ def curve(group: Group, metric: str, axis: str) -> tuple[list[float], list[float
 
 def look(group: Group, groups: Sequence[Group]) -> tuple[str, str, int]:
     """Colour (of the encoder), line style (of the recipe: solid, dash or dot), and which of the markers (of the budget)."""
-    palette = ("#4269d0", "#efb118", "#ff725c", "#3ca951", "#a463f2", "#6cc5b0", "#ff8ab7", "#9c6b4e", "#97bbf5", "#9498a0")
     encoders = sorted({other.encoder for other in groups})
-    color = "#202020" if group.recipe == "published" else palette[encoders.index(group.encoder) % len(palette)]
+    color = "#202020" if group.recipe == "published" else COLORS[encoders.index(group.encoder) % len(COLORS)]
     budgets = sorted({other.budget for other in groups})
     style = {"instant": "solid", "full": "dash", "published": "dot"}[group.recipe]
     return color, style, budgets.index(group.budget) % len(MARKERS)
@@ -231,20 +231,9 @@ MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v"
 
 def write_png(path: Path, title: str, groups: Sequence[Group]) -> None:
     """Each metric against time (top) and step (bottom), all of them logarithmic but for PSNR and IoU."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
-
-    class PlainNumbers(LogFormatter):
-        """0.6 and not 6e-01, where there is room for it."""
-
-        def __call__(self, x: float, pos: int | None = None) -> str:
-            return f"{x:g}" if super().__call__(x, pos) else ""
-
     names = [*metrics_of(groups), "loss"]
-    figure_ = Figure(figsize=(4.2 * len(names), 8.4), layout="constrained")
-    FigureCanvasAgg(figure_)
-    grid = figure_.subplots(2, len(names), squeeze=False)
+    picture = new_picture(4.2 * len(names), 8.4)
+    grid = picture.subplots(2, len(names), squeeze=False)
     for row, (axis, label) in enumerate(AXES.items()):
         for column, name in enumerate(names):
             plot = grid[row][column]
@@ -258,15 +247,13 @@ def write_png(path: Path, title: str, groups: Sequence[Group]) -> None:
             plot.set_xscale("log")
             plot.set_yscale("log" if is_logarithmic(name) else "linear")
             for logarithmic in (plot.xaxis, plot.yaxis) if is_logarithmic(name) else (plot.xaxis,):
-                logarithmic.set_major_formatter("{x:g}")
-                logarithmic.set_minor_formatter(PlainNumbers(minor_thresholds=(1.2, 0.4)))
+                plain_numbers(logarithmic)
             plot.set(xlabel=label, ylabel=axis_label(name))
             plot.grid(alpha=0.3, which="both", linewidth=0.5)
-    figure_.suptitle(title)
+    picture.suptitle(title)
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure_.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9)
-    with atomic_write(path, "wb") as file:
-        figure_.savefig(file, format="png", dpi=110)
+    picture.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9)
+    save_picture(path, picture)
 
 
 def interactive(groups: Sequence[Group]) -> str:
@@ -295,25 +282,20 @@ def interactive(groups: Sequence[Group]) -> str:
             )
     legend = {"orientation": "h", "yanchor": "top", "y": -0.1}
     plots.update_layout(template="plotly_white", height=820, margin={"t": 20, "l": 60, "r": 20}, legend=legend)
-    return plots.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    return interactive_html(plots)
 
 
 # --------------------------------------------------------------------------------------------------------------- page
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 96rem; margin: 2rem auto; padding: 0 1rem; color: #202020; }
-h2 { margin-top: 3rem; border-top: 2px solid #ccc; padding-top: 1rem; } h1, h2, h3, h4 { font-weight: 600; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
+h2 { margin-top: 3rem; border-top: 2px solid #ccc; padding-top: 1rem; }
 .gallery td { text-align: center; padding: .2rem; } .gallery img { height: 130px; display: block; margin: auto; }
-.gallery td:first-child { text-align: right; padding-right: .8rem; } .failed { color: #b00020; } code { font-size: .9em; }
+.gallery td:first-child { text-align: right; padding-right: .8rem; } .failed { color: #b00020; }
 """
 
 
 def write_html(path: Path, out: Path, results: Mapping) -> None:
     """The report: curves, tables and the gallery. All in one file, with plotly's script and the pictures inside."""
-    from plotly.offline import get_plotlyjs
-
     about = "".join(f"<li>{html.escape(name)}: <code>{html.escape(str(v))}</code></li>" for name, v in results["about"].items())
     failed = "".join(f'<li class="failed">{html.escape(text)}</li>' for text in shortfalls(results))
     parts = ["<h1>Convergence: quality against training time</h1>", f"<ul>{about}</ul>"]
@@ -326,14 +308,7 @@ def write_html(path: Path, out: Path, results: Mapping) -> None:
             parts.append(interactive(groups))
             parts += [_html_table(table) for table in tables(results, scene, comparison, groups)]
             parts.append(gallery(out, groups))
-    page = (
-        '<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Convergence</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script>\n"
-        + "\n".join(parts)
-        + "\n</html>\n"
-    )
-    with atomic_write(path) as file:
-        file.write(page)
+    write_page(path, "Convergence", "\n".join(parts), _STYLE)
 
 
 def _html_table(table: Table) -> str:

@@ -42,8 +42,8 @@ DEPENDENCIES = (
 EXTRAS = {
     "imageio_ffmpeg": ("nsr render --out FILE.mp4", "pip install 'nsr[video]'"),
     "lpips": ("LPIPS in nsr eval", "pip install 'nsr[lpips]'"),
-    "matplotlib": ("nsr plot --out FILE.png", "pip install 'nsr[plot]'"),
-    "plotly": ("nsr plot --out FILE.html", "pip install 'nsr[plot]'"),
+    "matplotlib": ("nsr plot, benchmarks/convergence.py", "pip install 'nsr[plot]'"),
+    "plotly": ("nsr plot, benchmarks/convergence.py", "pip install 'nsr[plot]'"),
     "tinycudann": ("the encoders with _tcnn, and comparisons (GPU)", TINY_CUDA_NN),
     "pytorch3d": (
         "comparisons with pytorch3d (GPU)",

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nsr.apps.options import check_folder, newest_run, run_name
-from nsr.utils.errors import UsageError
+from nsr.training.folders import CSV_NAME
+from nsr.utils.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from nsr.evaluation.curve_plots import Style
     from nsr.evaluation.curves import Curves
 
 EXAMPLES = """examples:
-  nsr plot runs/bust                                       runs/bust/curves.png and runs/bust/curves.html
+  nsr plot runs/bust                                       curves.png and curves.html in runs/bust/plots
   nsr plot exps/instant_65 exps/idr_65 --out compare       the newest run of each experiment, compare.png and compare.html
   nsr plot runs/bust --what rgb,psnr --log y --smooth 0.9
   nsr plot runs/bust --last 5                              slopes over the last 5 epochs
 
 Losses are those of metrics.csv, metrics those of metrics.json, which nsr eval writes and which are drawn as diamonds. An epoch
-is as many steps as the run has photographs; where a run has no checkpoint to tell how many, all are drawn against steps. Slopes
-are those of least-squares lines through the logged values. Runs that still go on are drawn as far as they have come."""
+is as many steps as the run has photographs; where a run has no checkpoint to tell how many, all are drawn against steps. Time
+is that of training, as the run's budget counts it. Slopes are those of least-squares lines through the logged values. Runs that
+still go on are drawn as far as they have come."""
 
 METRICS = ("psnr", "ssim", "iou", "chamfer_percent", "dtu_overall_mm")  # drawn unasked where a run was evaluated
 NOT_LOSSES = ("rays", "seconds", "progress")
@@ -35,18 +38,22 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         prog=prog, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="run folder, or that of an experiment (its newest run)"
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="run folder, or that of an experiment (its newest run)",
     )
     parser.add_argument(
         "--what", metavar="NAME,...", help="names of columns or metrics (default: all losses, and the usual metrics)"
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE",
-        help="a .png or .html file, or a name that gets both endings (default curves, in the run's folder if it is one run)",
+        help="a .png or .html file, or a name that gets both endings (default RUN/plots/curves, of several runs curves)",
     )  # fmt: skip
     parser.add_argument(
-        "--last", type=tail, default="20%", metavar="AMOUNT",
-        help="slopes over so many last epochs (5), or the last part of each curve (default 20%%)",
+        "--last", type=tail, default="20%", metavar="N",
+        help="slopes over the last N epochs, or with a %% sign the last N percent of each curve (default 20%%)",
     )  # fmt: skip
     parser.add_argument(
         "--smooth", type=smoothing, default=0.0, metavar="W",
@@ -84,14 +91,14 @@ def _number(text: str) -> float:
 
 
 def run_plot(args: argparse.Namespace) -> None:
-    from nsr.evaluation.curve_plots import Style, has_epochs, require, write_html, write_png
-    from nsr.training.history import read_history
+    from nsr.evaluation.curve_plots import Style, has_epochs, write_html, write_png
+    from nsr.evaluation.plots import require
 
     folders = list(dict.fromkeys(newest_run(folder).resolve() for folder in args.runs))
     outputs = output_files(args.out, folders)
     for path in outputs:
         require("matplotlib" if path.suffix.lower() == ".png" else "plotly")
-    runs = [read_history(folder, name) for folder, name in zip(folders, distinct_names(folders), strict=True)]
+    runs = read_histories(folders)
     if not args.last.is_fraction and not has_epochs(runs):
         unknown = next(run.name for run in runs if run.epoch_steps is None)
         raise UsageError(
@@ -103,13 +110,26 @@ def run_plot(args: argparse.Namespace) -> None:
     for path in outputs:
         (write_png if path.suffix.lower() == ".png" else write_html)(path, runs, names, style)
     print_slopes(runs, names, style)
-    print(f"{', '.join(map(str, outputs))}: {len(names)} curves of {len(runs)} run{'s' if len(runs) > 1 else ''}")
+    print(f"{', '.join(map(str, outputs))}: {len(names)} quantities of {len(runs)} run{'s' if len(runs) > 1 else ''}")
+
+
+def read_histories(folders: Sequence[Path]) -> list[Curves]:
+    """The curves of the runs that have logged something; of the others a warning. Raises DataError where all are others."""
+    from nsr.training.history import read_history
+
+    runs = [read_history(folder, name) for folder, name in zip(folders, distinct_names(folders), strict=True)]
+    empty = [folder / CSV_NAME for folder, run in zip(folders, runs, strict=True) if not len(run.steps)]
+    if len(empty) == len(runs):
+        raise DataError(f"{empty[0]}, line 2: no rows yet; wait until the run has come to its first")
+    for path in empty:
+        print(f"warning: {path} has no rows yet; its run is left out", file=sys.stderr)
+    return [run for run in runs if len(run.steps)]
 
 
 def output_files(out: Path | None, folders: Sequence[Path]) -> list[Path]:
     """The files to write."""
     if out is None:
-        out = folders[0] / "curves" if len(folders) == 1 else Path("curves")
+        out = folders[0] / "plots" / "curves" if len(folders) == 1 else Path("curves")
     if out.is_dir():
         out = out / "curves"
     check_folder(out.parent, "--out")

@@ -11,12 +11,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsr.evaluation.curves import SECONDS_PER_MINUTE, Curves, Slope, Tail, fitted_line, positions, slope, smoothed
-from nsr.utils.errors import ExtensionError
-from nsr.utils.files import atomic_write
+from nsr.evaluation.curves import (
+    MOST_SHOWN,
+    Axis,
+    Curves,
+    Slope,
+    Tail,
+    along,
+    fitted_line,
+    shown,
+    slope,
+    smoothed,
+)
+from nsr.evaluation.plots import COLORS, interactive_html, new_picture, plain_numbers, save_picture, write_page
 
-_COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
 _FAINT = 0.25  # opacity of values behind their smoothed curve
+_BENT = 64  # points of a straight line on logarithmic axes
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class Style:
             notes.append(f"{smoothing}, the values faint behind them; slopes are of the values")
         if any(run.figures for run in runs):
             notes.append("diamonds: evaluations")
+        if any(len(run.steps) > MOST_SHOWN for run in runs):
+            notes.append(f"of curves with more values {MOST_SHOWN} are shown")
         return "; ".join(notes)
 
 
@@ -53,10 +65,10 @@ class Line(NamedTuple):
     slope: str
 
 
-AXES = ("epoch", "minutes")
+AXES: tuple[Axis, ...] = ("epoch", "minutes")
 
 
-def axis_title(axis: str, by_epoch: bool) -> str:
+def axis_title(axis: Axis, by_epoch: bool) -> str:
     return "training time, minutes" if axis == "minutes" else "epoch" if by_epoch else "step"
 
 
@@ -65,20 +77,20 @@ def has_epochs(runs: Sequence[Curves]) -> bool:
     return all(run.epoch_steps is not None for run in runs)
 
 
-def slope_text(found: Slope | None, axis: str, by_epoch: bool) -> str:
+def slope_text(found: Slope | None, axis: Axis, by_epoch: bool) -> str:
     """Such as '-0.0012 per epoch'; nothing where there is no slope."""
     value = math.nan if found is None else found.per_minute if axis == "minutes" else found.per_epoch
     unit = "minute" if axis == "minutes" else "epoch" if by_epoch else "step"
     return "" if math.isnan(value) else f"{value:+.2g} per {unit}"
 
 
-def lines_of(runs: Sequence[Curves], name: str, axis: str, style: Style) -> list[Line]:
+def lines_of(runs: Sequence[Curves], name: str, axis: Axis, style: Style) -> list[Line]:
     """The lines of a plot of one quantity, of the runs that have it."""
     by_epoch, lines = has_epochs(runs), []
     for number, run in enumerate(runs):
         if name not in run.columns and name not in run.figures:
             continue
-        x = run.minutes if axis == "minutes" else positions(run, by_epoch)
+        x, figure_at = along(run, axis, by_epoch)
         raw = run.columns.get(name, np.full(len(x), np.nan))
         present = np.isfinite(raw) & np.isfinite(x)
         found, fit = slope(run, name, style.tail, by_epoch), (np.zeros(0), np.zeros(0))
@@ -86,42 +98,31 @@ def lines_of(runs: Sequence[Curves], name: str, axis: str, style: Style) -> list
         if text:
             last = present & (run.steps >= found.first) & (run.steps <= found.last)
             gradient = found.per_minute if axis == "minutes" else found.per_epoch
-            fit = fitted_line(x[last], raw[last], gradient, 50 if style.log else 2)
-        step, second = run.figures_at
-        at = second / SECONDS_PER_MINUTE if axis == "minutes" else step / (run.epoch_steps if by_epoch else 1)
-        measured = (at, run.figures[name]) if name in run.figures and math.isfinite(at) else None
-        lines.append(
-            Line(
-                run.name,
-                _COLORS[number % len(_COLORS)],
-                x[present],
-                raw[present],
-                smoothed(raw[present], style.smoothing),
-                fit,
-                measured,
-                text,
-            )
-        )
+            fit = fitted_line(x[last], raw[last], gradient, _BENT if style.log else 2)
+        measured = (figure_at, run.figures[name]) if name in run.figures and math.isfinite(figure_at) else None
+        x, raw, color = x[present], raw[present], COLORS[number % len(COLORS)]
+        part, smooth = shown(len(raw)), smoothed(raw, style.smoothing)
+        lines.append(Line(run.name, color, x[part], raw[part], smooth[part], fit, measured, text))
     return lines
 
 
 def scale(lines: Sequence[Line], axis: str, style: Style) -> str:
-    """Of the axis "x" or "y": log where that is asked for and something can be shown on it."""
-    which = "xy".index(axis)
-    values = [(line.x, line.raw)[which] for line in lines]
-    values += [np.array([line.figure[which]]) for line in lines if line.figure is not None]
+    """Of the axis "x" or "y": log where it is asked for and something of a curve can be shown on it (evaluations have none)."""
+    values = [line.x if axis == "x" else line.raw for line in lines]
     return "log" if axis in style.log and any((part > 0).any() for part in values) else "linear"
+
+
+def reach(runs: Sequence[Curves], axis: Axis, style: Style) -> tuple[float, float] | None:
+    """From where to where the plots of all quantities go along an axis of AXES; None leaves that to each plot."""
+    ends = [end for run in runs for rows, figure in [along(run, axis, has_epochs(runs))] for end in (*rows, figure)]
+    end = max(filter(math.isfinite, ends), default=0.0)
+    return (0.0, 1.02 * end) if end > 0 and "x" not in style.log else None
 
 
 def write_png(path: Path, runs: Sequence[Curves], names: Sequence[str], style: Style) -> None:
     """A row for each quantity: against epochs on the left, against minutes on the right."""
-    require("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 3.6 * len(names) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    for row, name in zip(figure.subplots(len(names), 2, squeeze=False), names, strict=True):
+    picture = new_picture(13, 3.6 * len(names) + 0.5)
+    for row, name in zip(picture.subplots(len(names), len(AXES), squeeze=False), names, strict=True):
         for plot, axis in zip(row, AXES, strict=True):
             lines = lines_of(runs, name, axis, style)
             for line in lines:
@@ -133,41 +134,23 @@ def write_png(path: Path, runs: Sequence[Curves], names: Sequence[str], style: S
                 plot.plot(*line.fit, color=line.color, linewidth=1.4, linestyle="--")
                 if line.figure is not None:
                     plot.plot(*line.figure, color=line.color, marker="D", markersize=7, markeredgecolor="black", linestyle="")
-            plot.set(xscale=scale(lines, "x", style), yscale=scale(lines, "y", style))
-            plot.set(xlabel=axis_title(axis, has_epochs(runs)), ylabel=name)
+            for side, set_scale, ticks in (("x", plot.set_xscale, plot.xaxis), ("y", plot.set_yscale, plot.yaxis)):
+                if scale(lines, side, style) == "log":
+                    set_scale("log", nonpositive="mask")
+                    plain_numbers(ticks)
+            plot.set(xlabel=axis_title(axis, has_epochs(runs)), ylabel=name, xlim=reach(runs, axis, style))
             plot.grid(alpha=0.3, which="both", linewidth=0.5)
             plot.legend(fontsize=8)
-    figure.supxlabel(style.note(runs), fontsize=8)
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=110)
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-  body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 90rem; margin: 2rem auto; padding: 0 1rem; color: #202020; }}
-  h1 {{ font-weight: 600; font-size: 1.4rem; }} h2 {{ font-weight: 600; font-size: 1.1rem; margin: 2rem 0 0; }}
-</style>
-<script>{script}</script>
-<h1>{title}</h1>
-<p>{note}</p>
-{plots}
-</html>
-"""
+    picture.supxlabel(style.note(runs), fontsize=8)
+    save_picture(path, picture)
 
 
 def write_html(path: Path, runs: Sequence[Curves], names: Sequence[str], style: Style) -> None:
     """The same as a page: values under the pointer, a click in the legend hides a run. plotly's script is inside."""
-    require("plotly")
-    from plotly.offline import get_plotlyjs
-
     plots = [f"<h2>{html.escape(name)}</h2>\n{_interactive(runs, name, style)}" for name in names]
-    title = html.escape(", ".join(run.name for run in runs))
-    note = html.escape(f"{style.note(runs).capitalize()}.")
-    page = _PAGE.format(title=title, script=get_plotlyjs(), note=note, plots="\n".join(plots))
-    with atomic_write(path) as file:
-        file.write(page)
+    title, note = ", ".join(run.name for run in runs), style.note(runs)
+    about = f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(note[0].upper() + note[1:])}.</p>"
+    write_page(path, title, "\n".join([about, *plots]))
 
 
 def _interactive(runs: Sequence[Curves], name: str, style: Style) -> str:
@@ -175,7 +158,7 @@ def _interactive(runs: Sequence[Curves], name: str, style: Style) -> str:
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
-    plots = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.03)
+    plots = make_subplots(rows=1, cols=len(AXES), shared_yaxes=True, horizontal_spacing=0.03)
     sides = [lines_of(runs, name, axis, style) for axis in AXES]
     for pair in zip(*sides, strict=True):
         slopes = filter(None, (line.slope for line in pair))
@@ -187,13 +170,13 @@ def _interactive(runs: Sequence[Curves], name: str, style: Style) -> str:
                 explained |= shown
                 plots.add_trace(Scatter(legendgroup=line.run, name=label, showlegend=shown, **values), 1, column)
     for column, (axis, lines) in enumerate(zip(AXES, sides, strict=True), start=1):
-        title = axis_title(axis, has_epochs(runs))
-        plots.update_xaxes(title_text=title, type=scale(lines, "x", style), row=1, col=column)
+        x_axis = {"title_text": axis_title(axis, has_epochs(runs)), "range": reach(runs, axis, style)}
+        plots.update_xaxes(type=scale(lines, "x", style), **x_axis, row=1, col=column)
         plots.update_yaxes(type=scale(lines, "y", style), exponentformat="power", row=1, col=column)
     legend = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "groupclick": "togglegroup"}
-    plots.update_layout(showlegend=True, template="plotly_white", height=430, legend=legend)
+    plots.update_layout(showlegend=True, template="plotly_white", height=410 + 8 * len(runs), legend=legend)
     plots.update_layout(margin={"t": 30, "l": 60, "r": 20, "b": 50})
-    return plots.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    return interactive_html(plots)
 
 
 def _scatters(line: Line, style: Style) -> Iterator[dict]:
@@ -209,11 +192,3 @@ def _scatters(line: Line, style: Style) -> Iterator[dict]:
     if line.figure is not None:
         marker = {"symbol": "diamond", "size": 11, "color": line.color, "line": {"width": 1, "color": "black"}}
         yield {"x": line.figure[:1], "y": line.figure[1:], "marker": marker, "opacity": 1, "mode": "markers", **text}
-
-
-def require(package: str) -> None:
-    """Raises ExtensionError where a package of the extra `plot` is not installed."""
-    try:
-        __import__(package)
-    except ImportError as error:
-        raise ExtensionError(f"drawing curves needs {package}, which is not installed; run: pip install 'nsr[plot]'") from error

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+Axis = Literal["epoch", "minutes"]
+
 SECONDS_PER_MINUTE = 60
+MOST_SHOWN = 4000  # values of a curve in a plot: more than there are pixels, and a page of some megabytes
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,13 @@ class Slope(NamedTuple):
     rows: int
 
 
-def positions(curves: Curves, by_epoch: bool) -> np.ndarray:
-    """[N] epochs, or steps."""
-    return curves.steps / curves.epoch_steps if by_epoch else curves.steps.astype(np.float64)
+def along(curves: Curves, axis: Axis, by_epoch: bool) -> tuple[np.ndarray, float]:
+    """Where on an axis the rows are, [N], and where the evaluation is; by_epoch: "epoch" counts epochs, otherwise steps."""
+    step, second = curves.figures_at
+    if axis == "minutes":
+        return curves.minutes, second / SECONDS_PER_MINUTE
+    unit = curves.epoch_steps if by_epoch else 1
+    return curves.steps / unit, step / unit
 
 
 def slope(curves: Curves, name: str, tail: Tail, by_epoch: bool) -> Slope | None:
@@ -65,7 +72,7 @@ def slope(curves: Curves, name: str, tail: Tail, by_epoch: bool) -> Slope | None
     present = np.isfinite(values) if values is not None else np.zeros(0, dtype=bool)
     if not present.any():
         return None
-    at, minutes, values = positions(curves, by_epoch)[present], curves.minutes[present], values[present]
+    at, minutes, values = along(curves, "epoch", by_epoch)[0][present], curves.minutes[present], values[present]
     length = tail.amount * (at[-1] - at[0]) if tail.is_fraction else tail.amount
     last = at >= at[-1] - length * (1 + 1e-9)
     steps = curves.steps[present][last]
@@ -91,6 +98,11 @@ def fitted_line(x: np.ndarray, y: np.ndarray, gradient: float, count: int = 2) -
     """x and y, [count] each, along the line of that gradient through the points; it is bent where an axis is logarithmic."""
     along = np.linspace(x.min(), x.max(), count)
     return along, y.mean() + gradient * (along - x.mean())
+
+
+def shown(count: int) -> np.ndarray:
+    """Which of so many values a plot shows: all, or MOST_SHOWN evenly spaced ones with the first and the last."""
+    return np.linspace(0, max(count - 1, 0), min(count, MOST_SHOWN)).round().astype(np.int64)
 
 
 def smoothed(values: np.ndarray, weight: float) -> np.ndarray:

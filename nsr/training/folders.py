@@ -11,6 +11,7 @@ from typing import NamedTuple
 from nsr.utils.errors import CheckpointError, UsageError
 
 LATEST, PREVIOUS = "latest", "previous"  # checkpoints: the newest, and the one that it replaced
+CSV_NAME = "metrics.csv"
 
 
 def new_run_folder(experiments: Path, name: str, timestamp: str = LATEST) -> Path:
@@ -76,12 +77,30 @@ class Reached(NamedTuple):
 
 
 def reached(run: Path, checkpoint: str = LATEST) -> Reached | None:
-    """What the head of a run's checkpoint says; None where there is none that can be read. The tensors are not looked at."""
+    """What a run's checkpoint says; None where there is none that can be read."""
+    try:
+        meta = _meta(run, checkpoint)
+        return Reached(int(meta["step"]), float(meta["state"]["progress"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def steps_per_epoch(run: Path) -> int | None:
+    """As many as the photographs that a run trains on; None where no checkpoint of it can be read."""
+    for checkpoint in (LATEST, PREVIOUS):
+        try:
+            return len(_meta(run, checkpoint)["train_views"]) or None
+        except (KeyError, TypeError):
+            continue
+    return None
+
+
+def _meta(run: Path, checkpoint: str) -> dict:
+    """What the head of a checkpoint holds, empty where it cannot be read. The tensors are not looked at."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(checkpoint_path(run, checkpoint), "numpy") as file:
-            meta = json.loads(json.loads(file.metadata()["nsr"])["meta"])
-        return Reached(int(meta["step"]), float(meta["state"]["progress"]))
+            return json.loads(json.loads(file.metadata()["nsr"])["meta"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-        return None
+        return {}

@@ -1,5 +1,4 @@
-"""What a run folder tells of its course: metrics.csv, metrics.json, and how long an epoch is. Without torch, and while the run
-is still going on."""
+"""What a run folder tells of its course, while the run still goes on or later: metrics.csv and metrics.json. Without torch."""
 
 from __future__ import annotations
 
@@ -12,25 +11,28 @@ from pathlib import Path
 import numpy as np
 
 from nsr.evaluation.curves import Curves
+from nsr.training.folders import CSV_NAME, steps_per_epoch
 from nsr.utils.errors import DataError
 
-CSV_NAME, FIGURES_NAME = "metrics.csv", "metrics.json"
+FIGURES_NAME = "metrics.json"
 ABOUT_THE_RUN = ("views", "seed", "steps", "rays", "train_seconds")  # numbers of metrics.json that measure nothing
 
 
 def read_history(folder: Path, name: str) -> Curves:
-    """The curves of a run. Raises DataError with file and line where a file is missing, empty or damaged.
+    """The curves of a run, without rows where it has not come to its first. name: what to call it.
+
+    Raises DataError with file and line where a file is missing, empty or damaged.
 
     A last line without its end is being written, or was when the run was killed: it does not count. Where a run was taken up
     again at an earlier step, what followed that step before is gone.
     """
     columns, rows = _read_csv(folder / CSV_NAME)
     figures, figures_at = _read_figures(folder / FIGURES_NAME)
-    table = np.array(rows, dtype=np.float64)
+    table = np.array(rows, dtype=np.float64).reshape(-1, len(columns))
     table[~np.isfinite(table)] = np.nan
     steps = table[:, 0].astype(np.int64)
     logged = dict(zip(columns[1:], table.T[1:], strict=True))
-    return Curves(name, steps, logged, views_of(folder), figures, figures_at)
+    return Curves(name, steps, logged, steps_per_epoch(folder), figures, figures_at)
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[list[float]]]:
@@ -48,8 +50,6 @@ def _read_csv(path: Path) -> tuple[list[str], list[list[float]]]:
         while rows and rows[-1][0] >= row[0]:
             rows.pop()
         rows.append(row)
-    if not rows:
-        raise DataError(f"{path}, line 2: no rows yet; expected one for every 10 steps; wait until the run has come so far")
     return columns, rows
 
 
@@ -91,17 +91,3 @@ def _read_figures(path: Path) -> tuple[dict[str, float], tuple[float, float]]:
     numbers = {name: float(value) for name, value in content.items() if type(value) in (int, float) and math.isfinite(value)}
     at = (numbers.get("steps", math.nan), numbers.get("train_seconds", math.nan))
     return {name: value for name, value in numbers.items() if name not in ABOUT_THE_RUN}, at
-
-
-def views_of(folder: Path) -> int | None:
-    """How many photographs a run trains on, which is how many steps make an epoch; None where no checkpoint can tell."""
-    from safetensors import SafetensorError, safe_open
-
-    for path in sorted((folder / "checkpoints").glob("*.safetensors")):
-        try:
-            with safe_open(path, "numpy") as file:
-                views = len(json.loads(json.loads(file.metadata()["nsr"])["meta"])["train_views"])
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-            continue
-        return views or None
-    return None

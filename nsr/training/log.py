@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 import torch
 
-from nsr.training.history import CSV_NAME
+from nsr.training.folders import CSV_NAME
 from nsr.training.step_times import StepTimes
 from nsr.utils.files import atomic_write
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nsr.evaluation.curves import Curves, Tail, fitted_line, slope, smoothed
+from nsr.evaluation.curves import MOST_SHOWN, Curves, Tail, fitted_line, shown, slope, smoothed
 
 TWENTY_PERCENT = Tail(0.2, True)
 
@@ -56,7 +56,16 @@ def test_fitted_line_goes_through_the_middle():
     ends, values = fitted_line(x, y, 2.0)
     np.testing.assert_allclose(ends, [1, 6])
     np.testing.assert_allclose(values, [3 - 2 * 2, 3 + 3 * 2])
-    np.testing.assert_allclose(fitted_line(x, y, 2.0, 3)[1], [-1, 4, 9])
+    along, values = fitted_line(x, y, 2.0, 11)
+    np.testing.assert_allclose(values, 2 * along - 3)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, MOST_SHOWN, MOST_SHOWN + 1, 10 * MOST_SHOWN])
+def test_of_long_curves_as_many_are_shown_as_can_be_seen(count):
+    part = shown(count)
+    assert len(part) == min(count, MOST_SHOWN)
+    assert len(set(part)) == len(part)
+    assert list(part[[0, -1]] if count else part) == ([0, count - 1] if count else [])
 
 
 def test_smoothing_begins_at_the_first_value_and_skips_holes():

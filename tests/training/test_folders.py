@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from nsr.training.checkpoint import save_checkpoint
-from nsr.training.folders import PREVIOUS, Reached, checkpoint_path, has_checkpoint, new_run_folder, reached, run_folders
+from nsr.training.folders import (
+    PREVIOUS,
+    Reached,
+    checkpoint_path,
+    has_checkpoint,
+    new_run_folder,
+    reached,
+    run_folders,
+    steps_per_epoch,
+)
 from nsr.utils.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +66,18 @@ def test_how_far_a_run_has_come(tmp_path):
     assert reached(tmp_path, PREVIOUS) == Reached(12, 0.25)
     save_checkpoint(file, {}, {"of": "another program"})
     assert reached(tmp_path) is None
+
+
+def test_an_epoch_is_as_many_steps_as_the_run_has_photographs(tmp_path):
+    assert steps_per_epoch(tmp_path) is None
+    save_checkpoint(checkpoint_path(tmp_path, PREVIOUS), {}, {"train_views": [0, 2, 4]})
+    assert steps_per_epoch(tmp_path) == 3
+    save_checkpoint(checkpoint_path(tmp_path), {}, {"train_views": [0, 2, 4, 6]})
+    assert steps_per_epoch(tmp_path) == 4
+    checkpoint_path(tmp_path).write_bytes(b"cut off")
+    assert steps_per_epoch(tmp_path) == 3
+    save(tmp_path, 12, 0.25, PREVIOUS)  # which knows no views
+    assert steps_per_epoch(tmp_path) is None
 
 
 def test_without_torch(tmp_path):

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nsr.training.checkpoint import save_checkpoint
-from nsr.training.history import read_history, views_of
+from nsr.training.history import read_history
 from nsr.training.log import MetricsLog
 from nsr.training.step_times import StepTimes
 from nsr.utils.errors import DataError
@@ -40,6 +39,11 @@ def test_a_line_that_is_being_written_does_not_count(tmp_path):
     assert read_history(write(tmp_path, "step,rgb\n10,0.5\n20,0.2"), "a").steps.tolist() == [10]
 
 
+def test_a_run_that_has_only_begun(tmp_path):
+    found = read_history(write(tmp_path, "step,rgb\n"), "a")
+    assert found.steps.shape == found.columns["rgb"].shape == found.minutes.shape == (0,)
+
+
 def test_of_repeated_steps_the_later_ones_count(tmp_path):
     rows = "10,1\n20,2\n30,3\n40,4\n20,2.5\n30,3.5\n"
     found = read_history(write(tmp_path, f"step,rgb\n{rows}"), "a")
@@ -58,7 +62,6 @@ def test_what_is_not_finite_is_not_there(tmp_path):
     [
         ("", 1, "empty"),
         ("step,rgb", 1, "empty"),
-        ("step,rgb\n", 2, "no rows yet"),
         ("rgb,step\n1,10\n", 1, "expected different names, step first"),
         ("step,rgb,rgb\n1,10,3\n", 1, "expected different names"),
         ("step,rgb\n10,0.5\n20\n30,0.1\n", 3, "expected 2 values, as names, got 1"),
@@ -95,15 +98,6 @@ def test_figures_of_an_evaluation(tmp_path):
     file.write_text("[1, 2]")
     with pytest.raises(DataError, match=r"metrics\.json, line 1: expected an object"):
         read_history(tmp_path, "a")
-
-
-def test_an_epoch_is_as_many_steps_as_the_checkpoint_has_views(tmp_path):
-    assert views_of(tmp_path) is None
-    file = tmp_path / "checkpoints" / "latest.safetensors"
-    save_checkpoint(file, {}, {"train_views": [0, 2, 4]})
-    assert views_of(tmp_path) == 3
-    file.write_bytes(file.read_bytes()[:20])
-    assert views_of(tmp_path) is None
 
 
 def test_reading_and_drawing_need_no_torch():
