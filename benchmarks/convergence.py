@@ -44,12 +44,13 @@ from convergence_plan import (
 )
 from convergence_report import markdown, run_name, write_all
 from convergence_tables import METRICS
-from reconstruction import claim, commit, cpu_name
+from reconstruction import CODE, claim, commit, cpu_name
 
 import nsr
 from nsr.apps.options import check_folder, check_resolution, seconds, whole_number
+from nsr.config import to_tree
 from nsr.training.experiments import EXPERIMENTS
-from nsr.training.launch import check_device
+from nsr.training.launch import check_device, read_config
 from nsr.utils.errors import NsrError, RetriableError, UsageError
 from nsr.utils.files import LOCK_NAME, file_lock
 
@@ -195,7 +196,10 @@ def plan(args: argparse.Namespace, places: list[Place], variants: list[Variant])
 def run_job(job: Job, out: Path) -> dict:
     """The result of a run, which is made unless it is there; {"job", "error"} where it fails."""
     folder = out / job.name
-    claim(folder, {"job": json.loads(json.dumps(job.to_dict())), "measured_by": _digest(WORKER)})
+    # Configurations count by the values that a run has of them: another encoder's may change between the runs of a benchmark.
+    config = to_tree(read_config(job.request()))
+    identity = {"job": job.to_dict(), "config": config, "measured_by": _digest(WORKER)}
+    claim(folder, json.loads(json.dumps(identity)), tuple(part for part in CODE if part != "confs"))
     result = folder / "result.json"
     if not result.is_file():
         code = supervise([sys.executable, str(WORKER), str(folder)], folder / "log.txt")

@@ -75,15 +75,15 @@ def reconstruct(scene: str, budget: float | None, seed: int, out: Path, options:
     return json.loads(metrics.read_text())
 
 
-def claim(folder: Path, arguments: list | dict) -> Path:
+def claim(folder: Path, arguments: list | dict, code: tuple[str, ...] = CODE) -> Path:
     """Take a folder for the run that `arguments` describe, by the code of now; returns the file that says so.
 
-    Ends the program where the folder holds another run, or one that other code began, and where the code has changed since the
-    program first asked.
+    code: files and folders that a run depends on beside its arguments. Ends the program where the folder holds another run, or
+    one that other code began, and where the code has changed since the program first asked.
     """
-    identity = {"arguments": arguments, "commit": commit()}
-    if identity["commit"] != first_commit():
-        sys.exit(f"the code has changed since this began, from {first_commit()} to {identity['commit']}; run it in a clone")
+    identity = {"arguments": arguments, "commit": commit(code)}
+    if identity["commit"] != first_commit(code):
+        sys.exit(f"the code has changed since this began, from {first_commit(code)} to {identity['commit']}; run it in a clone")
     record = folder / "benchmark.json"
     # Written before the run: one that was interrupted is continued, by the code that began it only.
     if not folder.is_dir():
@@ -95,12 +95,12 @@ def claim(folder: Path, arguments: list | dict) -> Path:
     return record
 
 
-def commit() -> str:
-    """The last commit that changed CODE, with a digest of what differs from it; nothing outside of a checkout."""
+def commit(code: tuple[str, ...] = CODE) -> str:
+    """The last commit that changed the code, with a digest of what differs from it; nothing outside of a checkout."""
     try:
-        head = _git("log", "-1", "--format=%h", "--abbrev=12", "--", *CODE)
-        changes = _git("diff", "HEAD", "--", *CODE)
-        new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE)
+        head = _git("log", "-1", "--format=%h", "--abbrev=12", "--", *code)
+        changes = _git("diff", "HEAD", "--", *code)
+        new = _git("ls-files", "--others", "--exclude-standard", "--", *code)
     except (FileNotFoundError, subprocess.CalledProcessError):
         return ""
     contents = [changes.encode(), *((ROOT / name).read_bytes() for name in new.splitlines())]
@@ -109,9 +109,9 @@ def commit() -> str:
 
 
 @functools.cache
-def first_commit() -> str:
+def first_commit(code: tuple[str, ...]) -> str:
     """The commit when a program first asked."""
-    return commit()
+    return commit(code)
 
 
 def _git(*command: str) -> str:

@@ -177,7 +177,10 @@ def test_an_existing_folder_is_refused_without_resume(convergence, monkeypatch, 
 def test_another_command_and_other_code_are_refused(convergence, plan, monkeypatch, tmp_path):
     reconstruction = importlib.import_module("reconstruction")
     args = arguments(convergence, "--budget", "5")
-    (job,) = convergence.plan(args, [plan.Place("bust", "bust")], [plan.Variant("instant", "NFFB", "c")])
+    conf = tmp_path / "c.conf"
+    shipped = f'include "{find_conf("encoders/nffb/instant").resolve()}"\n'
+    conf.write_text(shipped)
+    (job,) = convergence.plan(args, [plan.Place("bust", "bust")], [plan.Variant("instant", "NFFB", str(conf))])
     made = []
 
     def supervise(command, log):
@@ -189,14 +192,19 @@ def test_another_command_and_other_code_are_refused(convergence, plan, monkeypat
     monkeypatch.setattr(convergence, "supervise", supervise)
     for _ in range(2):
         assert convergence.run_job(job, tmp_path)["folder"] == job.name
+        conf.write_text(f"# the same values in another file\n{shipped}")
     assert len(made) == 1
     with pytest.raises(SystemExit, match=r"expected .*name another --out"):
         convergence.run_job(replace(job, holdout=3), tmp_path)
+    conf.write_text(f"{shipped}loss.rgb_weight = 7\n")
+    with pytest.raises(SystemExit, match=r"'rgb_weight': 7.0.*name another --out"):
+        convergence.run_job(job, tmp_path)
+    conf.write_text(shipped)
     monkeypatch.setattr(convergence, "WORKER", Path(__file__))  # measured by other code
     with pytest.raises(SystemExit, match="name another --out"):
         convergence.run_job(job, tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr(reconstruction, "commit", lambda: "other")
+    monkeypatch.setattr(reconstruction, "commit", lambda code: "other")
     reconstruction.first_commit.cache_clear()
     with pytest.raises(SystemExit, match="name another --out"):
         convergence.run_job(job, tmp_path)

@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def reconstruction(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     module = importlib.import_module("reconstruction")
-    monkeypatch.setattr(module, "commit", lambda: "abc")
+    monkeypatch.setattr(module, "commit", lambda code: "abc")
     module.first_commit.cache_clear()
     yield module
     module.first_commit.cache_clear()
@@ -53,7 +53,7 @@ def test_runs_of_other_commands_or_commits_are_refused(reconstruction, asked, tm
         reconstruction.reconstruct("cup", None, 0, tmp_path, ["train.nepoch=30"])
     with pytest.raises(SystemExit, match="another --out"):
         reconstruction.reconstruct("other/cup", None, 0, tmp_path, ["train.nepoch=12"])
-    monkeypatch.setattr(reconstruction, "commit", lambda: "def")
+    monkeypatch.setattr(reconstruction, "commit", lambda code: "def")
     with pytest.raises(SystemExit, match="has changed since this began, from abc to def"):
         reconstruction.reconstruct("cup", None, 1, tmp_path, ["train.nepoch=12"])
     reconstruction.first_commit.cache_clear()
