@@ -82,7 +82,7 @@ def _add_eval(commands) -> None:
         description="Extract the mesh of an experiment's newest finished run and measure it: mesh.ply and metrics.json in the\n"
         "run's folder. With refined cameras these are measured too.",
         epilog="examples:\n  nsr failsafe eval --exp NFFB --scan_id 65\n  nsr failsafe eval --exp NFFB --scan_id 65 "
-        f"--trainable_cameras --eval_rendering\n  nsr failsafe eval --exp HashGrid --data_dir bust --conf instant\n\n"
+        f"--trainable_cameras --eval_rendering --dtu_gt data/DTU_reference\n  nsr failsafe eval --exp HashGrid --data_dir bust --conf instant\n\n"
         f"{WHAT_IT_SURVIVES}",
         formatter_class=_RAW,
     )
@@ -91,6 +91,7 @@ def _add_eval(commands) -> None:
         "--eval_rendering", action="store_true", help="also render the training views, and compare renderings with photographs"
     )
     parser.add_argument("--gt", type=Path, metavar="MESH", help="true mesh, in world units (default: the scene's own, if any)")
+    parser.add_argument("--dtu_gt", type=Path, metavar="DIR", help="measure as DTU does: folder of its Points/ and ObsMask/")
     add_resolution(parser)
     parser.set_defaults(run=run_eval)
 
@@ -250,8 +251,9 @@ def evaluation_commands(args: argparse.Namespace, folder: Path) -> list[Sequence
     """The arguments of the nsr programs that evaluate a run, in order."""
     device = ("--device", args.device)
     measure = ["eval", folder, "--resolution", args.resolution, *device]
-    if args.gt is not None:
-        measure += ["--gt", args.gt, *(["--eval_rendering"] if args.eval_rendering else [])]
+    truth = [*(["--gt", args.gt] if args.gt is not None else []), *(["--dtu_gt", args.dtu_gt] if args.dtu_gt is not None else [])]
+    if truth:
+        measure += [*truth, *(["--eval_rendering"] if args.eval_rendering else [])]
     elif not args.eval_rendering:
         measure += ["--mesh-only"]
     commands = [["mesh", folder, "--resolution", args.resolution, *device], measure]

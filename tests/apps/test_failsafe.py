@@ -326,3 +326,5 @@ def test_what_is_measured(tmp_path):
     gt = ["--gt", "cup.ply"]
     assert programs(*gt) == ["mesh run", "eval run --gt cup.ply"]
     assert programs(*gt, "--eval_rendering") == ["mesh run", "eval run --gt cup.ply --eval_rendering", "render run"]
+    assert programs("--dtu_gt", "MVS") == ["mesh run", "eval run --dtu_gt MVS"]
+    assert programs(*gt, "--dtu_gt", "MVS", "--eval_rendering")[1] == "eval run --gt cup.ply --dtu_gt MVS --eval_rendering"
