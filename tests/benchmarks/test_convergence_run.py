@@ -4,9 +4,9 @@ import importlib
 import json
 import math
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from support.tiny_run import tiny_config
 from nsr.evaluation.dtu import DtuReference
 from nsr.training.launch import train
 from nsr.training.results import render_view
+from nsr.training.start import start_from_hull
 from nsr.training.trainer import Trainer
 from nsr.utils.errors import RetriableError
 
@@ -83,6 +84,23 @@ def test_all_encoders_see_the_same_rays(scene):
     assert not torch.equal(trainer.sampler.draw(64).pixels, drawn["hash grid"][:64, 1:])  # another seed, other rays
 
 
+@pytest.fixture
+def simulated_time(monkeypatch):
+    """Training time that no machine changes: the start takes 0.3 s, each step 0.05 s. Returns what lets more pass."""
+    now = [0.0]
+
+    def passes(seconds):
+        now[0] += seconds
+
+    def taking(seconds, function):
+        return lambda *arguments: (function(*arguments), passes(seconds))[0]
+
+    monkeypatch.setattr("nsr.training.schedule.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("nsr.training.trainer.start_from_hull", taking(0.3, start_from_hull))
+    monkeypatch.setattr(Trainer, "step", taking(0.05, Trainer.step))
+    return passes
+
+
 def curve_run(worker, scene, folder, times, stop_at=None, **changes):
     """Trains a tiny run with a curve in a folder, or goes on with it."""
     trainer = Trainer(tiny_config("train.checkpoint_seconds=1e9", f"train.budget={times[-1]}", "train.nepoch=0"), scene)
@@ -106,22 +124,23 @@ def curve_run(worker, scene, folder, times, stop_at=None, **changes):
     return curve, trainer
 
 
-def test_a_curve_is_seen_at_its_times_and_outside_the_clock(worker, scene, tmp_path, monkeypatch):
+def test_a_curve_is_seen_at_its_times_and_outside_the_clock(worker, scene, tmp_path, monkeypatch, simulated_time):
     folder, times = tmp_path / "run", (0.2, 0.4, 0.8, 1.2)
     plain = worker.save_checkpoint
 
     def slow(*arguments):
-        time.sleep(0.6)
+        simulated_time(0.6)
         plain(*arguments)
 
     monkeypatch.setattr(worker, "save_checkpoint", slow)
     curve, trainer = curve_run(worker, scene, folder, times)
-    assert trainer.clock.seconds < 1.2 + 0.5
+    assert trainer.clock.seconds == pytest.approx(1.2, abs=0.06)
     first, *points = curve.points
     assert (first["at"], first["step"], first["losses"]) == (0.0, 0, {})
     assert points[-1]["at"] == 1.2
     assert points[-1]["step"] == trainer.clock.step
-    assert {point["at"] for point in points} <= set(times)
+    # The first step ends behind the first time, and the last moment is looked at once.
+    assert [point["at"] for point in points] == [0.2, 0.4, 0.8, 1.2]
     for before, point in zip(curve.points, points, strict=False):
         assert point["at"] <= point["seconds"]
         assert before["step"] < point["step"]
@@ -131,11 +150,11 @@ def test_a_curve_is_seen_at_its_times_and_outside_the_clock(worker, scene, tmp_p
     result = curve.result()
     rate = (points[-1]["rays"] - points[-2]["rays"]) / (points[-1]["seconds"] - points[-2]["seconds"])
     assert result["points"][-1]["rays_per_second"] == pytest.approx(rate)
-    assert result["start_seconds"] == first["seconds"] > 0
+    assert result["start_seconds"] == first["seconds"] == pytest.approx(0.3)
     assert result["sessions"] == [{"from": "start", "step": 0, "seconds": 0.0}]
 
 
-def test_an_interrupted_curve_goes_on_and_does_not_keep_what_is_seen_again(worker, scene, tmp_path):
+def test_an_interrupted_curve_goes_on_and_does_not_keep_what_is_seen_again(worker, scene, tmp_path, simulated_time):
     folder, times = tmp_path / "run", (0.3, 0.6, 0.9, 1.5)
     with pytest.raises(KeyboardInterrupt):
         curve_run(worker, scene, folder, times, stop_at=1.0)
