@@ -19,15 +19,32 @@ def ablation(monkeypatch):
     return importlib.import_module("ablation")
 
 
-def test_each_part_changes_the_recipe(ablation):
-    def configured(overrides) -> Config:
-        return bind(Config, *load_tree(find_conf("instant"), overrides))
+def configured(conf: str, overrides: list[str]) -> Config:
+    return bind(Config, *load_tree(find_conf(conf), overrides))
 
-    whole = configured([])
-    for part, overrides in ablation.PARTS.items():
-        assert (configured(overrides) == whole) == (part == "everything"), part
+
+def test_each_part_changes_the_recipe(ablation):
+    whole = configured("instant", [])
+    for part, overrides in ablation.RECIPE.items():
+        assert (configured("instant", overrides) == whole) == (part == "everything"), part
         for override in overrides:  # none of them is idle
-            assert configured([override]) != whole, (part, override)
+            assert configured("instant", [override]) != whole, (part, override)
+
+
+def test_each_bank_of_the_study_is_another(ablation):
+    seen = []
+    for part, options in ablation.STUDIES["filter-banks"].items():
+        conf, overrides = (options[1], options[2:]) if options else ("instant", [])
+        config = configured(conf, overrides)
+        assert config not in seen, part
+        seen.append(config)
+
+
+def test_unknown_parts_are_named(ablation, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "bust", "--only", "no warmup", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        ablation.main()
+    assert "--only no warmup: not a part of recipe; expected some of: everything; start: hull" in capsys.readouterr().err
 
 
 def test_the_table_holds_medians_and_asks_for_runs_without_a_clock(ablation, monkeypatch, capsys, tmp_path):

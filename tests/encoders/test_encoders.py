@@ -53,7 +53,15 @@ def without_gpu(monkeypatch):
 
 @pytest.fixture(params=CONFIGS, ids=repr)
 def encoder(request):
-    return request.param.build().double()
+    return attentive(request.param.build().double())
+
+
+def attentive(encoder):
+    """A modulated bank with scores as training makes them: at first they are zero, and all levels weigh the same."""
+    if hasattr(encoder, "score"):
+        with torch.no_grad():
+            encoder.score += torch.randn(encoder.score.shape, generator=torch.Generator().manual_seed(1)) / 2
+    return encoder
 
 
 def points(n: int, seed: int = 0) -> torch.Tensor:
@@ -171,6 +179,8 @@ def test_hash_grid_levels_appear_with_progress():
 def test_attention_runs_over_the_levels():
     """Each point weighs its levels by factors that are 1 on average, and differ from level to level and from point to point."""
     encoder = ModulatedFilterBankConfig(**SMALL_BANK).build().double()
+    assert not encoder.score.any()
+    encoder = attentive(encoder)
     x = points(40)
     weighed = encoder(x)[:, 3:]
     with torch.no_grad():
