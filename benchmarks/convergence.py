@@ -49,6 +49,7 @@ from reconstruction import CODE, claim, commit, cpu_name
 import nsr
 from nsr.apps.options import check_folder, check_resolution, seconds, whole_number
 from nsr.config import to_tree
+from nsr.evaluation.plots import require
 from nsr.training.experiments import EXPERIMENTS
 from nsr.training.launch import check_device, read_config
 from nsr.utils.errors import NsrError, RetriableError, UsageError
@@ -146,6 +147,8 @@ def benchmark(args: argparse.Namespace) -> int:
     args.device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     check_device(args.device)
     check_folder(args.out, "--out")
+    for package in ("matplotlib", "plotly"):  # now, and not after hours of training
+        require(package)
     if not args.resume and args.out.is_dir() and any(path.name != LOCK_NAME for path in args.out.iterdir()):
         raise UsageError(f"--out {args.out}: holds something already; --resume goes on with it, another --out keeps it")
     places = find_scenes(args.dataset, args.scenes, args.data, args.h3ds_views, args.dtu_gt)

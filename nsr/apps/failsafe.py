@@ -82,7 +82,8 @@ def _add_eval(commands) -> None:
         description="Extract the mesh of an experiment's newest finished run and measure it: mesh.ply and metrics.json in the\n"
         "run's folder. With refined cameras these are measured too.",
         epilog="examples:\n  nsr failsafe eval --exp NFFB --scan_id 65\n  nsr failsafe eval --exp NFFB --scan_id 65 "
-        f"--trainable_cameras --eval_rendering --dtu_gt data/DTU_reference\n  nsr failsafe eval --exp HashGrid --data_dir bust --conf instant\n\n"
+        "--trainable_cameras --eval_rendering --dtu_gt data/DTU_reference\n"
+        "  nsr failsafe eval --exp HashGrid --data_dir bust --conf instant\n\n"
         f"{WHAT_IT_SURVIVES}",
         formatter_class=_RAW,
     )
@@ -251,7 +252,8 @@ def evaluation_commands(args: argparse.Namespace, folder: Path) -> list[Sequence
     """The arguments of the nsr programs that evaluate a run, in order."""
     device = ("--device", args.device)
     measure = ["eval", folder, "--resolution", args.resolution, *device]
-    truth = [*(["--gt", args.gt] if args.gt is not None else []), *(["--dtu_gt", args.dtu_gt] if args.dtu_gt is not None else [])]
+    named = {"--gt": args.gt, "--dtu_gt": args.dtu_gt}
+    truth = [part for option, path in named.items() if path is not None for part in (option, path)]
     if truth:
         measure += [*truth, *(["--eval_rendering"] if args.eval_rendering else [])]
     elif not args.eval_rendering:

@@ -100,12 +100,20 @@ def is_run(folder: Path) -> bool:
 
 
 def newest_run(folder: Path) -> Path:
-    """The folder itself where it is a run's; in that of an experiment, EXPS_FOLDER/EXPNAME, the newest run."""
+    """The folder itself where it is a run's; in that of an experiment, EXPS_FOLDER/EXPNAME, the newest run by its time stamp,
+    else the only one, whatever its name (--timestamp NAME)."""
     if is_run(folder):
         return folder
     inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if runs := [name for name in inside if TIME_STAMP.fullmatch(name)]:
         return folder / runs[-1]
+    named = [name for name in inside if is_run(folder / name)]
+    if len(named) == 1:
+        return folder / named[0]
+    if named:
+        raise CheckpointError(
+            f"{folder}: {len(named)} runs without time stamps, {', '.join(named[:8])}; give the folder of one"
+        )
     found = ", ".join(inside[:8]) or ("nothing" if folder.is_dir() else "no folder")
     raise CheckpointError(
         f"{folder}: no run; expected the folder of a run (with checkpoints and metrics.csv) or of an experiment (with runs "

@@ -130,6 +130,11 @@ def test_scans_by_the_names_of_their_experiments(runs, tmp_path, refused):
     shutil.copytree(runs / "one", exps / "NFFB_instant_65" / f"{stamp}0")
     refused([*command, "--exp", "NFFB"], 2, "--geometry_id 65", "NFFB_dtu_fixed_cameras_65, NFFB_instant_65", "--conf")
     assert sources(*ids, "--exp", "NFFB", "--conf", "dtu_fixed_cameras")[0] == f"NFFB_dtu_fixed_cameras_65/{stamp}0"
+    shutil.copytree(runs / "one", exps / "named" / "mine")  # nsr train --timestamp mine
+    assert sources("--geometry_id", exps / "named", "--appearance_id", 65, "--exp", "cup")[0] == "named/mine"
+    shutil.copytree(runs / "one", exps / "named" / "yours")
+    command = ["transfer", "--geometry_id", exps / "named", "--appearance_id", exps / "named" / "mine"]
+    refused(command, 5, "2 runs without time stamps, mine, yours")
     (exps / "empty").mkdir()
     refused(["transfer", "--geometry_id", exps / "empty", "--appearance_id", 65], 5, "no run", "found nothing")
 
