@@ -27,6 +27,8 @@ import platform
 import signal
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import NoReturn
 
@@ -56,6 +58,8 @@ from nsr.utils.errors import NsrError, RetriableError, UsageError
 from nsr.utils.files import LOCK_NAME, file_lock
 
 WORKER = Path(__file__).with_name("convergence_run.py")
+# Configurations count by the values that a run has of them: another encoder's may change between the runs of a benchmark.
+CODE_OF_RUNS = tuple(part for part in CODE if part != "confs")
 STOP_SECONDS = 120.0  # that a run has to finish its step and save
 
 
@@ -111,6 +115,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1")
     parser.add_argument("--out", type=Path, default=Path("runs/convergence"), help="default %(default)s")
     parser.add_argument("--resume", action="store_true", help="go on with what is in OUT")
+    parser.add_argument("--accept", nargs="+", default=[], metavar="COMMIT",
+                        help="with --resume: finished runs of these commits count as well, where what has changed since does "
+                        "not concern them; the report names the commits")  # fmt: skip
     return parser
 
 
@@ -166,8 +173,9 @@ def benchmark(args: argparse.Namespace) -> int:
     with file_lock(args.out):
         for number, job in enumerate(jobs, start=1):
             print(f"[{number}/{len(jobs)}] {run_name(job.to_dict())}: ", end="", flush=True)
-            results["runs"].append(run_job(job, args.out))
+            results["runs"].append(run_job(job, args.out, args.accept))
             print(summary(results["runs"][-1]), flush=True)
+            results["about"]["commits of the runs"] = commits(results["runs"])
             write_all(args.out, results, pictures=number == len(jobs))
         print("\n" + markdown(results))
         print(args.out / "report.html")
@@ -196,20 +204,27 @@ def plan(args: argparse.Namespace, places: list[Place], variants: list[Variant])
     return jobs
 
 
-def run_job(job: Job, out: Path) -> dict:
-    """The result of a run, which is made unless it is there; {"job", "error"} where it fails."""
+def run_job(job: Job, out: Path, accept: Collection[str] = ()) -> dict:
+    """The result of a run, which is made unless it is there; {"job", "error"} where it fails. accept: see claim."""
     folder = out / job.name
-    # Configurations count by the values that a run has of them: another encoder's may change between the runs of a benchmark.
     config = to_tree(read_config(job.request()))
     identity = {"job": job.to_dict(), "config": config, "measured_by": _digest(WORKER)}
-    claim(folder, json.loads(json.dumps(identity)), tuple(part for part in CODE if part != "confs"))
     result = folder / "result.json"
+    accept = accept if result.is_file() else ()  # what goes on goes on with the code that began it
+    record = claim(folder, json.loads(json.dumps(identity)), CODE_OF_RUNS, accept)
     if not result.is_file():
         code = supervise([sys.executable, str(WORKER), str(folder)], folder / "log.txt")
         if code:
             last = (folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
             return {"job": job.to_dict(), "error": f"exit {code}: {' '.join(last)}"}
-    return {**json.loads(result.read_text(encoding="utf-8")), "folder": job.name}
+    made_by = json.loads(record.read_text(encoding="utf-8"))["commit"]
+    return {**json.loads(result.read_text(encoding="utf-8")), "folder": job.name, "commit": made_by}
+
+
+def commits(runs: list[dict]) -> str:
+    """Which commits made how many of the runs."""
+    made = Counter(run["commit"] or "not a checkout" for run in runs if "commit" in run)
+    return ", ".join(f"{commit} ({count})" for commit, count in made.items())
 
 
 def _digest(file: Path) -> str:

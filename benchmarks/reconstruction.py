@@ -19,6 +19,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,11 +76,12 @@ def reconstruct(scene: str, budget: float | None, seed: int, out: Path, options:
     return json.loads(metrics.read_text())
 
 
-def claim(folder: Path, arguments: list | dict, code: tuple[str, ...] = CODE) -> Path:
+def claim(folder: Path, arguments: list | dict, code: tuple[str, ...] = CODE, accept: Collection[str] = ()) -> Path:
     """Take a folder for the run that `arguments` describe, by the code of now; returns the file that says so.
 
-    code: files and folders that a run depends on beside its arguments. Ends the program where the folder holds another run, or
-    one that other code began, and where the code has changed since the program first asked.
+    code: files and folders that a run depends on beside its arguments; accept: commits whose runs count as well. Ends the
+    program where the folder holds another run, or one that other code began, and where the code has changed since the program
+    first asked.
     """
     identity = {"arguments": arguments, "commit": commit(code)}
     if identity["commit"] != first_commit(code):
@@ -90,7 +92,7 @@ def claim(folder: Path, arguments: list | dict, code: tuple[str, ...] = CODE) ->
         folder.mkdir(parents=True)
         record.write_text(json.dumps(identity))
     found = json.loads(record.read_text()) if record.is_file() else None
-    if found != identity:
+    if found not in [{**identity, "commit": made_by} for made_by in (identity["commit"], *accept)]:
         sys.exit(f"{folder}: holds a run of {found}; expected {identity}; name another --out")
     return record
 

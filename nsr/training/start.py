@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,8 @@ from nsr.utils.errors import DataError
 CLEARANCE = 2  # voxels around what is left that masks and depths may have taken away wrongly
 THIN = 2  # voxels from the surface within which a part that is nowhere deeper counts as thin
 FULL = 15.0  # seconds of budget on a CPU from which the start is made as well as it can be
-HURRIED = 0.3  # share of its rays and steps that it has at least
+NO_STEREO = 4.0  # seconds of budget on a CPU under which there is no time for stereo
+HULL_STEPS = 0.6  # share of the teaching steps that the hull alone has then
 SEEN_NORMAL = 0.05  # weight of the normals that stereo has seen, beside distances in scene units
 
 
@@ -39,12 +41,19 @@ def trusted(scene: Scene, config: Config) -> tuple[Scene, Tensor | None]:
     return mended(scene, config.start.max_misses, config.start.resolution, config.model.ray_tracer.radius)
 
 
-def share_of_start(budget: float, device: torch.device) -> float:
-    """How many of the full start's rays and steps there are: a short budget must leave time for training.
+class Effort(NamedTuple):
+    """How much of the full start there is: shares of stereo's rays, 0 for none of it, and of the teaching steps."""
 
-    budget: seconds, 0 for none. On a GPU the full start takes a fraction of any.
-    """
-    return 1.0 if budget == 0 or device.type != "cpu" else min(max(budget / FULL, HURRIED), 1.0)
+    stereo: float
+    teaching: float
+
+
+def effort(budget: float, device: torch.device) -> Effort:
+    """What a start may take of a budget in seconds (0: none is set): a short one must leave time for training. On a GPU the
+    full start takes a fraction of any."""
+    if budget == 0 or budget >= FULL or device.type != "cpu":
+        return Effort(1.0, 1.0)
+    return Effort(0.0, HULL_STEPS) if budget < NO_STEREO else Effort(budget / FULL, budget / FULL)
 
 
 def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: torch.Generator) -> Voxels:
@@ -54,7 +63,7 @@ def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: to
     Raises DataError when the masks and cameras have no common volume: then one of them is wrong.
     """
     start, radius = config.start, model.bounding_radius
-    share = share_of_start(config.train.budget, scene.masks.device)
+    share = effort(config.train.budget, scene.masks.device)
     occupancy = carve(scene.masks, scene.cameras, start.resolution, radius)
     # Few views see the corners of the cube, so they may survive the carving; the object lies in the ball.
     axis = grid_axis(start.resolution, radius, occupancy.device)
@@ -68,10 +77,10 @@ def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: to
         )
     hull = Voxels(occupancy, radius)
     stereo = StereoStart.blind(hull)
-    if start.type == "stereo":
-        stereo = carve_by_stereo(hull, scene, config.photometric, generator, share=share)
+    if start.type == "stereo" and share.stereo > 0:
+        stereo = carve_by_stereo(hull, scene, config.photometric, generator, share=share.stereo)
     target = torch.maximum(exact_hull(hull, scene), carved_distance(hull, stereo.surface))
-    start = replace(start, steps=max(round(start.steps * share), 1))
+    start = replace(start, steps=max(round(start.steps * share.teaching), 1))
     _teach(model, target, stereo, start, config.train, generator)
     empty = ~hull.occupied | stereo.seen_through.occupied
     return Voxels(empty & ~stereo.surface.grown(CLEARANCE).occupied, radius)

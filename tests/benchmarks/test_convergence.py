@@ -208,6 +208,14 @@ def test_another_command_and_other_code_are_refused(convergence, plan, monkeypat
     reconstruction.first_commit.cache_clear()
     with pytest.raises(SystemExit, match="name another --out"):
         convergence.run_job(job, tmp_path)
+    made_by = json.loads((tmp_path / job.name / "benchmark.json").read_text())["commit"]
+    with pytest.raises(SystemExit, match="name another --out"):
+        convergence.run_job(job, tmp_path, ["another"])
+    accepted = convergence.run_job(job, tmp_path, ["another", made_by])
+    assert convergence.commits([accepted, {**accepted, "commit": "other"}, accepted]) == f"{made_by} (2), other (1)"
+    (tmp_path / job.name / "result.json").unlink()  # what is not finished goes on with its own code only
+    with pytest.raises(SystemExit, match="name another --out"):
+        convergence.run_job(job, tmp_path, [made_by])
     reconstruction.first_commit.cache_clear()
 
 
