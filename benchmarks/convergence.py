@@ -46,7 +46,7 @@ from convergence_plan import (
 )
 from convergence_report import markdown, run_name, write_all
 from convergence_tables import METRICS
-from reconstruction import CODE, claim, commit, cpu_name
+from reconstruction import CODE, RECORD, claim, commit, cpu_name
 
 import nsr
 from nsr.apps.options import check_folder, check_resolution, seconds, whole_number
@@ -88,8 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
     how_long.add_argument(
         "--budget", nargs="+", type=seconds, default=[120.0], metavar="SECONDS", help="of each run (default 120)"
     )
-    how_long.add_argument("--full-budget", type=seconds, metavar="SECONDS", help="of the 8 x 512 networks instead")
-    how_long.add_argument("--vanilla-budget", type=seconds, metavar="SECONDS", help="of the yardsticks instead")
+    how_long.add_argument("--full-budget", nargs="+", type=seconds, metavar="SECONDS", help="of the 8 x 512 networks instead")
+    how_long.add_argument("--vanilla-budget", nargs="+", type=seconds, metavar="SECONDS", help="of the yardsticks instead")
     how_long.add_argument("--times", nargs="+", type=seconds, metavar="SECONDS", help="when to measure, beside the end")
     measured = parser.add_argument_group("what is measured")
     measured.add_argument(
@@ -171,12 +171,16 @@ def benchmark(args: argparse.Namespace) -> int:
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     with file_lock(args.out):
-        for number, job in enumerate(jobs, start=1):
-            print(f"[{number}/{len(jobs)}] {run_name(job.to_dict())}: ", end="", flush=True)
-            results["runs"].append(run_job(job, args.out, args.accept))
-            print(summary(results["runs"][-1]), flush=True)
-            results["about"]["commits of the runs"] = commits(results["runs"])
-            write_all(args.out, results, pictures=number == len(jobs))
+        try:
+            for number, job in enumerate(jobs, start=1):
+                print(f"[{number}/{len(jobs)}] {run_name(job.to_dict())}: ", end="", flush=True)
+                results["runs"].append(run_job(job, args.out, args.accept))
+                print(summary(results["runs"][-1]), flush=True)
+                results["about"]["commits of the runs"] = commits(results["runs"])
+                write_all(args.out, results, pictures=False)
+        finally:  # what there is of an interrupted one can be looked at
+            if results["runs"]:
+                write_all(args.out, results)
         print("\n" + markdown(results))
         print(args.out / "report.html")
     return int(any("error" in run for run in results["runs"]))
@@ -192,10 +196,10 @@ def plan(args: argparse.Namespace, places: list[Place], variants: list[Variant])
                 large = variant.recipe in ("full", "published")
                 if seed >= (args.full_seeds or args.seeds if large else args.seeds):
                     continue
-                budgets = [args.full_budget] if large and args.full_budget else sorted(set(args.budget))
+                budgets = args.full_budget if large and args.full_budget else args.budget
                 if is_yardstick(variant.recipe, variant.encoder) and args.vanilla_budget:
-                    budgets = [args.vanilla_budget]
-                for budget in budgets:
+                    budgets = args.vanilla_budget
+                for budget in sorted(set(budgets)):
                     times = evaluation_times(budget, args.times)
                     jobs.append(Job(
                         place.name, place.data, place.views, args.holdout, place.dtu, variant.recipe, variant.encoder,
@@ -209,9 +213,11 @@ def run_job(job: Job, out: Path, accept: Collection[str] = ()) -> dict:
     folder = out / job.name
     config = to_tree(read_config(job.request()))
     identity = {"job": job.to_dict(), "config": config, "measured_by": _digest(WORKER)}
-    result = folder / "result.json"
+    result, record = folder / "result.json", folder / RECORD
     accept = accept if result.is_file() else ()  # what goes on goes on with the code that began it
-    record = claim(folder, json.loads(json.dumps(identity)), CODE_OF_RUNS, accept)
+    if accept and (made := json.loads(record.read_text(encoding="utf-8")))["commit"] in accept:
+        identity["measured_by"] = made["arguments"]["measured_by"]
+    claim(folder, json.loads(json.dumps(identity)), CODE_OF_RUNS, accept)
     if not result.is_file():
         code = supervise([sys.executable, str(WORKER), str(folder)], folder / "log.txt")
         if code:

@@ -17,6 +17,7 @@ from nsr.evaluation.dtu import load_dtu_reference, scan_number
 from nsr.training.experiments import EXPERIMENTS
 from nsr.training.launch import RunRequest, read_config_for_training
 from nsr.training.settings import Config
+from nsr.training.start import effort
 from nsr.utils.errors import ConfigError, DataError, NsrError, UsageError
 from nsr.utils.hocon import did_you_mean
 
@@ -220,11 +221,17 @@ def is_yardstick(recipe: str, encoder: str) -> bool:
     return encoder == VANILLA and recipe in ("full", "published")
 
 
-def recipe_differences(config: Config, yardstick: Config) -> list[str]:
-    """What two configurations have different beside the model and the run's length, as dotted keys with the first's values."""
+def recipe_differences(config: Config, yardstick: Config, device: str) -> list[str]:
+    """What two configurations have different beside the model and the run's length, as dotted keys with the first's values; and
+    how much of the start the first one's budget leaves, where that is another share."""
     ours, theirs = _flat(to_tree(config)), _flat(to_tree(yardstick))
     keys = [key for key in ours if not key.startswith("model.") and key not in NOT_OF_THE_RECIPE]
-    return [f"{key}={ours[key]}" for key in keys if ours[key] != theirs.get(key)]
+    differences = [f"{key}={ours[key]}" for key in keys if ours[key] != theirs.get(key)]
+    share, of_yardstick = (effort(one.train.budget, torch.device(device)) for one in (config, yardstick))
+    if config.start.type != "sphere" and share != of_yardstick:
+        rays = f"{share.stereo:.0%} of stereo's rays" if share.stereo else "the hull alone"
+        differences.append(f"a start in a hurry ({rays}, {share.teaching:.0%} of its steps)")
+    return differences
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

@@ -35,8 +35,9 @@ NOTES = (
     "A schedule (learning rates, levels, colours last) fits its budget: a run of 120 s is not at its best after 60 s, and a "
     "run of 60 s is another run.",
     "A threshold counts as reached at the first time looked at from which on it is met to the end of the run; nothing is "
-    "interpolated. Of several seeds the (lower) median counts, with the range behind it. x: how many times sooner than the "
-    "yardstick; > where the yardstick never gets there and its budget stands for its time.",
+    "interpolated, and it may have been met since the time looked at before. Of several seeds the median counts (the later of "
+    "two in the middle), with the range behind it. x: how many times sooner than the yardstick; > where the yardstick never "
+    "gets there and its budget stands for its time.",
     "The loss is the mean over the last 25 steps. It compares only runs of the same losses, and in a last stage for the "
     "colours alone it is theirs alone.",
 )

@@ -41,11 +41,11 @@ from nsr.geometry.poses import transform_cameras  # noqa: E402
 from nsr.models.idr import IDRModel  # noqa: E402
 from nsr.training.checkpoint import flatten, load_checkpoint, save_checkpoint, unflatten  # noqa: E402
 from nsr.training.continuation import resume_trainer  # noqa: E402
+from nsr.training.folders import has_checkpoint  # noqa: E402
 from nsr.training.launch import check_device, choose_views, new_trainer, read_config, run_folder, train  # noqa: E402
 from nsr.training.log import peak_memory_mb  # noqa: E402
 from nsr.training.pipeline import evenly, object_window  # noqa: E402
 from nsr.training.results import render_view, run_mesh, scale_cameras  # noqa: E402
-from nsr.training.run import checkpoint_path  # noqa: E402
 from nsr.training.schedule import show_detail  # noqa: E402
 from nsr.training.trainer import Trainer  # noqa: E402
 from nsr.types import Cameras, Scene  # noqa: E402
@@ -133,6 +133,7 @@ class Curve:
     def look(self, trainer: Trainer, at: float) -> None:
         """Put the weights aside, with what is known at this moment."""
         clock, number = trainer.clock, len(self.points)
+        peak = peak_memory_mb(trainer.device)  # before the weights are copied and written
         tensors, rest = flatten("model", trainer.model.state_dict())
         save_checkpoint(self.snapshot(number), tensors, {"state": rest, "progress": clock.progress})
         sessions_before = [point["peak_memory_mb"] for point in self.points]
@@ -142,7 +143,7 @@ class Curve:
             "step": clock.step,
             "rays": trainer.rays_seen,
             "losses": self.mean_losses(),
-            "peak_memory_mb": max([peak_memory_mb(trainer.device), *sessions_before]),
+            "peak_memory_mb": max([peak, *sessions_before]),
             "bad_steps": trainer.guard.total,
             "rays_per_step": trainer.rays,
         })  # fmt: skip
@@ -174,8 +175,7 @@ class Curve:
             since = point["seconds"] - before["seconds"] if before else 0.0
             rate = (point["rays"] - before["rays"]) / since if before and since > 0 else None
             points.append({**point, "rays_per_second": rate})
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-        environment = {"torch_threads": torch.get_num_threads(), "omp_num_threads": threads(), "gpu": device}
+        environment = {"torch_threads": torch.get_num_threads(), "omp_num_threads": threads()}
         return {
             "sessions": self.state["sessions"],
             "start_seconds": points[0]["seconds"],
@@ -202,7 +202,7 @@ def split(job: Job, scene: Scene) -> tuple[list[int], list[int], list[int]]:
 def train_run(job: Job, scene: Scene, folder: Path, curve: Curve) -> None:
     request = job.request()
     training, held, _ = split(job, scene)
-    continued = checkpoint_path(folder).is_file()
+    continued = has_checkpoint(folder)
     if continued:
         trainer = resume_trainer(folder, request, scene, training, held)
         print(f"{job.name}: continued at step {trainer.clock.step}, {trainer.clock.seconds:.1f} s", file=sys.stderr)

@@ -148,7 +148,7 @@ def time_to(run: Mapping, metric: str, threshold: float) -> tuple[float, int] | 
 
 @dataclass(frozen=True)
 class Reached:
-    """When a group meets a threshold. seconds, step: the lower median over its seeds, None where too few get there;
+    """When a group meets a threshold. seconds, step: the median over its seeds (the later of two), None where too few do;
     spread: of those that do; seeds, of: how many do."""
 
     seconds: float | None
@@ -162,7 +162,7 @@ class Reached:
     def by(cls, group: Group, metric: str, threshold: float) -> Reached:
         times = [time_to(run, metric, threshold) for run in group.runs]
         there = sorted(time for time in times if time is not None)
-        middle = (len(times) - 1) // 2
+        middle = len(times) // 2
         seconds, step = there[middle] if middle < len(there) else (None, None)
         spread = (there[0][0], there[-1][0]) if there else None
         return cls(seconds, step, spread, len(there), len(times), group.budget)
@@ -237,7 +237,8 @@ def final_quality(groups: Sequence[Group], comparison: Comparison) -> list[dict]
         rates = [_overall_rate(run) for run in group.runs]
         differs = None
         if yardstick is not None and "published" not in (group.recipe, yardstick.recipe):
-            differs = recipe_differences(config_of(group.runs[0]["config"]), config_of(yardstick.runs[0]["config"]))
+            one, other = (config_of(of.runs[0]["config"]) for of in (group, yardstick))
+            differs = recipe_differences(one, other, group.runs[0]["job"]["device"])
         entries.append({
             "recipe": group.recipe, "encoder": group.encoder, "budget": group.budget, "seeds": len(group.runs),
             **{name: _spread(group.finals(name)) for name in (*metrics_of(groups), "loss")},

@@ -22,8 +22,11 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from nsr.utils.files import atomic_write
+
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("nsr", "csrc", "confs", "setup.py")  # what a run's figures depend on, and not where they are written
+RECORD = "benchmark.json"  # in a run's folder: what made it
 COLUMNS = {
     "chamfer_percent": "Chamfer %",
     "f_score_1percent": "F at 1 %",
@@ -86,11 +89,12 @@ def claim(folder: Path, arguments: list | dict, code: tuple[str, ...] = CODE, ac
     identity = {"arguments": arguments, "commit": commit(code)}
     if identity["commit"] != first_commit(code):
         sys.exit(f"the code has changed since this began, from {first_commit(code)} to {identity['commit']}; run it in a clone")
-    record = folder / "benchmark.json"
+    record = folder / RECORD
     # Written before the run: one that was interrupted is continued, by the code that began it only.
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
-        record.write_text(json.dumps(identity))
+    folder.mkdir(parents=True, exist_ok=True)
+    if not any(folder.iterdir()):
+        with atomic_write(record) as file:
+            json.dump(identity, file)
     found = json.loads(record.read_text()) if record.is_file() else None
     if found not in [{**identity, "commit": made_by} for made_by in (identity["commit"], *accept)]:
         sys.exit(f"{folder}: holds a run of {found}; expected {identity}; name another --out")

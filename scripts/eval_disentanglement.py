@@ -6,6 +6,13 @@ scripts/eval_disentanglement.py --geometry_id 65 --appearance_id 106 [--exp NAME
 
 import sys
 
-from nsr.apps.main import main
+try:
+    from nsr.apps.main import main
+except ImportError as error:
+    print(
+        f"eval_disentanglement.py: {error}; run it with a Python that has nsr: .venv/bin/python after 'make setup'",
+        file=sys.stderr,
+    )
+    sys.exit(6)
 
 sys.exit(main(["transfer", *sys.argv[1:]]))

@@ -18,8 +18,8 @@ from nsr.apps.options import (
     the_sphere,
     whole_number,
 )
-from nsr.utils.errors import CheckpointError, DataError, UsageError
-from nsr.utils.supervisor import Supervisor, say
+from nsr.utils.errors import CheckpointError, DataError, RetriableError, UsageError
+from nsr.utils.supervisor import Supervisor, persistently, say
 
 DTU, H3DS = Path("data/DTU"), Path("data/H3DS")  # where `nsr data download` and the H3DS archive put scans
 _RAW = argparse.RawDescriptionHelpFormatter
@@ -138,16 +138,26 @@ def run_train(args: argparse.Namespace) -> int:
 
     from nsr.training.folders import LATEST, PREVIOUS, has_checkpoint, new_run_folder, reached, run_folders
 
-    earlier = run_folders(args.exps_folder, experiment) if args.is_continue else []
+    patience = {"max_retries": args.max_retries, "backoff": args.backoff}
+    earlier = persistently(lambda: run_folders(args.exps_folder, experiment), **patience) if args.is_continue else []
     if args.is_continue and not earlier:
         say(f"failsafe: no run to continue in {args.exps_folder / experiment}: one begins")
-    folder = earlier[-1] if earlier else new_run_folder(args.exps_folder, experiment)
+    folder = earlier[-1] if earlier else persistently(lambda: new_run_folder(args.exps_folder, experiment), **patience)
+    begun = False  # whether there has ever been a checkpoint
 
     def command() -> list[str]:
-        return train_command(args, conf, experiment, folder.name, again=has_checkpoint(folder))
+        nonlocal begun
+        there = has_checkpoint(folder)
+        if begun and not there:  # to begin anew would train on a bare mount point
+            raise RetriableError(f"{folder} had a checkpoint and has none now; is its file system away?")
+        begun = there
+        return train_command(args, conf, experiment, folder.name, again=there)
 
     def step() -> int | None:
-        return max((state.step for name in (LATEST, PREVIOUS) if (state := reached(folder, name))), default=None)
+        nonlocal begun
+        farthest = max((state.step for name in (LATEST, PREVIOUS) if (state := reached(folder, name))), default=None)
+        begun |= farthest is not None
+        return farthest
 
     with the_supervisor(args, folder) as supervisor:
         code = supervisor.run("train", command, step)
@@ -161,7 +171,9 @@ def run_eval(args: argparse.Namespace) -> int:
     if args.gt is not None and not args.gt.is_file():
         raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
     _, experiment = the_experiment(args)
-    folder = newest_finished(args.exps_folder, experiment)
+    data = scene_folder(args) if args.data_dir is not None else None
+    patience = {"max_retries": args.max_retries, "backoff": args.backoff}
+    folder = persistently(lambda: newest_finished(args.exps_folder, experiment, data), **patience)
     with the_supervisor(args, folder) as supervisor:
         for arguments in evaluation_commands(args, folder):
             code = supervisor.run(arguments[0], lambda arguments=arguments: nsr_command(*arguments))
@@ -179,16 +191,21 @@ def the_experiment(args: argparse.Namespace) -> tuple[str, str]:
 
     Raises UsageError for an unknown name or variant, and when nothing names the scene.
     """
-    from nsr.training.experiments import experiment_conf
+    from nsr.training.experiments import experiment_conf, experiment_folder, variant_of
 
     if args.scan_id is None and args.data_dir is None:
         raise UsageError("which scene? Expected --scan_id ID, or --data_dir DIR with a scene folder, or bust or dents")
-    cameras = "trained_cameras" if args.trainable_cameras else "fixed_cameras"
-    variant = f"dtu_{cameras}" if args.conf == "dtu" else args.conf
+    if args.scan_id is not None and Path(args.scan_id).name != args.scan_id:
+        raise UsageError(f"--scan_id {args.scan_id}: expected the number or name of a scan; --data_dir has the path to it")
+    variant = variant_of(args.conf, args.trainable_cameras)
+    if variant == "dtu_trained_cameras" and not args.trainable_cameras:
+        raise UsageError(
+            f"--conf {variant}: expected --trainable_cameras beside it, without which the cameras stay as they are"
+        )
     conf = experiment_conf(args.exp, variant)
-    # Runs with refined cameras are another experiment than those without, whatever their configuration.
-    suffix = f"_{cameras}" if args.trainable_cameras and cameras not in variant else ""
-    return conf, f"{args.exp}_{variant}{suffix}_{args.scan_id or Path(args.data_dir).resolve().name}"
+    return conf, experiment_folder(
+        args.exp, variant, args.trainable_cameras, args.scan_id or Path(args.data_dir).resolve().name
+    )
 
 
 def scene_folder(args: argparse.Namespace) -> str:
@@ -230,21 +247,26 @@ def train_command(args: argparse.Namespace, conf: str, experiment: str, stamp: s
     return nsr_command("train", *given, *args.overrides)
 
 
-def newest_finished(experiments: Path, experiment: str) -> Path:
-    """The folder of the newest run that came to its end. Raises CheckpointError where there is none."""
-    from nsr.training.folders import reached, run_folders
+def newest_finished(experiments: Path, experiment: str, data: str | None) -> Path:
+    """The folder of the newest run that came to its end; data: on this alone. Raises CheckpointError where there is none."""
+    from nsr.training.folders import PREVIOUS, reached, run_folders
 
-    runs = run_folders(experiments, experiment)
-    states = {run: reached(run) for run in runs}
-    for run in reversed(runs):
-        if states[run] is not None and states[run].progress >= 1:
+    found = []
+    for run in reversed(run_folders(experiments, experiment)):
+        state = reached(run)
+        if state is None:
+            before = reached(run, PREVIOUS)
+            found.append(f"{run.name} with a damaged checkpoint" if before else f"{run.name} without a checkpoint")
+        elif state.progress < 1:
+            found.append(f"{run.name} at {state.progress:.0%}")
+        elif data is not None and state.data not in (data, str(Path(data).resolve())):
+            found.append(f"{run.name} of {state.data}")
+        else:
             return run
-    found = [
-        f"{run.name} at {state.progress:.0%}" if state else f"{run.name} without a checkpoint" for run, state in states.items()
-    ]
+    of_data = f" on {data}" if data is not None else ""
     raise CheckpointError(
-        f"no finished run to evaluate in {experiments / experiment}, found {', '.join(found) or 'none'}; train one with `nsr "
-        "failsafe train` and the same options, with --is_continue where one was begun"
+        f"no finished run{of_data} to evaluate in {experiments / experiment}, found {', '.join(found) or 'none'}; train one "
+        "with `nsr failsafe train` and the same options, with --is_continue where one was begun or its checkpoint is damaged"
     )
 
 

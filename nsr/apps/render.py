@@ -103,7 +103,16 @@ def run_render(args: argparse.Namespace) -> None:
     else:
         for name, frame in zip(names, frames, strict=True):
             write_png(out / f"{name}.png", frame)
+        if new is not None:
+            remove_frames(out, len(cameras))
         print(f"{out}: {len(cameras)} pictures")
+
+
+def remove_frames(folder: Path, count: int) -> None:
+    """Those of a longer path that an earlier command left behind the numbered pictures 0000.png, ... of this one."""
+    for path in folder.glob("[0-9][0-9][0-9][0-9].png"):
+        if int(path.stem) >= count:
+            path.unlink()
 
 
 def _check_own_exposure(run: Run, args: argparse.Namespace) -> None:

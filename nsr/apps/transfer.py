@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nsr.apps.options import add_resolution, check_folder, check_resolution, is_run, newest_run, run_name, whole_number
-from nsr.apps.render import add_pictures, check_pictures, render_frames, write_animation, write_png
+from nsr.apps.render import add_pictures, check_pictures, remove_frames, render_frames, write_animation, write_png
 from nsr.apps.train import experiment_name
+from nsr.training.experiments import VARIANTS, experiment_folder, variant_of
 from nsr.utils.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def run_transfer(args: argparse.Namespace) -> None:
     for i, frame in enumerate(render_frames(run, cameras, args.scale, args.samples)):
         write_png(out / "frames" / f"{i:04d}.png", frame)
         frames.append(frame)
+    remove_frames(out / "frames", len(frames))
     write_animations(out, frames, args.fps)
     if args.mesh:
         write_mesh(out / "mesh.ply", run, args.resolution)
@@ -94,11 +95,11 @@ def find_run(name: str, option: str, exp: str | None, conf: str | None, experime
     path = Path(name)
     if path.is_file() or is_run(path):
         return path
-    stem = Path(conf).stem if conf else None
-    named = [experiments / experiment_name(exp, conf, None, name)]
-    if exp is not None:  # EXP_VARIANT_SCAN
-        named += sorted(experiments.glob(f"{glob.escape(exp)}_{glob.escape(stem) if stem else '*'}_{glob.escape(name)}"))
-    found = [folder for folder in named if folder.is_dir()]
+    named = [experiment_name(exp, conf, None, name)]
+    if exp is not None:
+        variants = VARIANTS if conf is None else {variant_of(Path(conf).stem, trained) for trained in (False, True)}
+        named += [experiment_folder(exp, variant, trained, name) for variant in sorted(variants) for trained in (False, True)]
+    found = [experiments / experiment for experiment in dict.fromkeys(named) if (experiments / experiment).is_dir()]
     if len(found) > 1:
         raise UsageError(
             f"{option} {name}: several experiments fit, {', '.join(folder.name for folder in found)}; choose one with "
@@ -108,8 +109,8 @@ def find_run(name: str, option: str, exp: str | None, conf: str | None, experime
         return newest_run(path)
     if not found:
         raise CheckpointError(
-            f"{option} {name}: no such run; expected a run folder, or a scan with an experiment {named[0]}; give --exp or "
-            "--conf as in training, and --exps_folder"
+            f"{option} {name}: no such run; expected a run folder, or a scan with an experiment {experiments / named[0]}"
+            f"{f' or {exp}_VARIANT_{name} beside it' if exp else ''}; give --exp or --conf as in training, and --exps_folder"
         )
     return newest_run(found[0])
 
@@ -129,6 +130,7 @@ def write_animations(out: Path, frames: list, fps: float) -> None:
     if importlib.util.find_spec("imageio_ffmpeg") is not None:
         write_animation(out / "transfer.mp4", frames, fps)
     else:
+        (out / "transfer.mp4").unlink(missing_ok=True)  # of an earlier transfer
         print("no transfer.mp4, which needs imageio-ffmpeg: pip install 'nsr[video]'")
 
 

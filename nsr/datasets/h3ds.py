@@ -27,7 +27,12 @@ def published_views(scene: str | Path, wanted: int, count: int) -> list[int] | N
         raise DataError(f"{file}: cannot be read as the view splits of H3DS: {error}; choose views with --views") from error
     if views is None:
         return None
-    if not isinstance(views, list) or len(set(views) & set(range(count))) != len(views) or len(views) != wanted:
+    if (
+        not isinstance(views, list)
+        or not all(isinstance(view, int) for view in views)
+        or len(set(views) & set(range(count))) != len(views)
+        or len(views) != wanted
+    ):
         raise DataError(
             f"{file}: expected {wanted} different views from 0 to {count - 1} for {folder.name}, found {views}; "
             "choose with --views"

@@ -6,8 +6,9 @@ The protocol, as the data set's own Matlab programs run it and `evaluate_dtu` do
    in random order, and of any two that are closer than 0.2 mm the later one goes.
 2. Accuracy is the mean distance from these points to the nearest point of the structured-light scan. Only points whose voxel of
    the observability mask (ObsMask) is set count: elsewhere the scanner saw nothing.
-3. Completeness is the mean distance from the points of the scan to the nearest point of the reconstruction. Only points inside
-   the mask's bounding box and above the table (Plane) count.
+3. Completeness is the mean distance from the points of the scan to the nearest point of the reconstruction. Only points above
+   the table (Plane) count, inside the mask's bounding box: that is, in the blocks of 20 mm, counted from its lower corner,
+   which it reaches into.
 4. Distances of 20 mm or more are left out of both means, not clipped. Overall is the mean of the two.
 
 No alignment, and no cutting of the mesh by the photographs' masks, which papers on neural surfaces add: trim it before
@@ -109,7 +110,9 @@ def evaluate_points(points: np.ndarray, reference: DtuReference) -> dict[str, fl
 
     counts = points[is_observed(points, reference)]
     scan = reference.points
-    inside = ((scan >= reference.box[0]) & (scan < reference.box[1])).all(axis=1)
+    low, high = reference.box
+    blocks = np.floor((high - low) / CAP) + 1  # the last of them goes beyond the box
+    inside = ((scan >= low) & (scan < low + blocks * CAP)).all(axis=1)
     above = scan @ reference.plane[:3] + reference.plane[3] > 0
     directions = {"accuracy": (counts, scan), "completeness": (scan[inside & above], points)}
     figures = {}

@@ -102,8 +102,9 @@ def _ellipse_within(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     normals, offsets = hull.equations[:, :2], hull.equations[:, 2]
     reach = np.sqrt(np.einsum("si,ij,sj->s", normals, covariance, normals))
     scale = (-(normals @ centre + offsets) / reach).min()
-    sideways, upright = scale * np.linalg.cholesky(covariance).T  # upright: elevation alone; a shorter one stays in the hull
-    return centre, sideways, upright * min(1.0, _CALM / upright[1])
+    sideways, upright = scale * np.linalg.cholesky(covariance).T
+    calm = min(1.0, _CALM / np.hypot(sideways[1], upright[1]))  # elevations go that far up and down; smaller stays in the hull
+    return centre, calm * sideways, calm * upright
 
 
 def _polygon_moments(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -48,6 +48,20 @@ def experiment_conf(exp: str, variant: str) -> str:
     return f"encoders/{EXPERIMENTS[exp]}/{variant}"
 
 
+def variant_of(conf: str, trained_cameras: bool) -> str:
+    """The variant that a word given as --conf means: "dtu" is one of two."""
+    return ("dtu_trained_cameras" if trained_cameras else "dtu_fixed_cameras") if conf == "dtu" else conf
+
+
+def experiment_folder(exp: str, variant: str, trained_cameras: bool, scene: str) -> str:
+    """Under which name nsr failsafe keeps the runs of an experiment in a scene: NFFB_dtu_fixed_cameras_65.
+
+    Runs with refined cameras are another experiment than those without, whatever their configuration.
+    """
+    suffix = "_trained_cameras" if trained_cameras and "trained_cameras" not in variant else ""
+    return f"{exp}_{variant}{suffix}_{scene}"
+
+
 def _nearest(name: str, known: dict[str, str] | tuple[str, ...]) -> str:
     """As did_you_mean, but nffb is near NFFB."""
     for other in known:

@@ -70,17 +70,18 @@ def has_checkpoint(run: Path) -> bool:
 
 
 class Reached(NamedTuple):
-    """How far a run has come: in steps, and of its schedule from 0 to 1."""
+    """How far a run has come: in steps, and of its schedule from 0 to 1; and what it is trained on, as nsr train names it."""
 
     step: int
     progress: float
+    data: str
 
 
 def reached(run: Path, checkpoint: str = LATEST) -> Reached | None:
     """What a run's checkpoint says; None where there is none that can be read."""
     try:
         meta = _meta(run, checkpoint)
-        return Reached(int(meta["step"]), float(meta["state"]["progress"]))
+        return Reached(int(meta["step"]), float(meta["state"]["progress"]), str(meta["data_dir"]))
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -20,7 +20,7 @@ from nsr.models.idr import IDRModel
 from nsr.training.checkpoint import Checkpoint, load_checkpoint, unflatten
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
 from nsr.training.estimated_masks import read_masks
-from nsr.training.folders import checkpoint_path
+from nsr.training.folders import PREVIOUS, checkpoint_path
 from nsr.training.schedule import show_detail
 from nsr.training.settings import Config
 from nsr.types import Cameras, Scene, Sphere
@@ -199,7 +199,16 @@ def load_run(path: Path | str, device: torch.device | str = "cpu") -> Run:
     """Open a run folder or a checkpoint file. Raises CheckpointError when it is missing, damaged or not one of ours."""
     path = Path(path)
     file = checkpoint_path(path)
-    checkpoint = load_checkpoint(file)
+    try:
+        checkpoint = load_checkpoint(file)
+    except CheckpointError as error:
+        if path.is_file() or not checkpoint_path(path, PREVIOUS).is_file():
+            raise
+        # What was trained last may be what counts: a user decides whether less will do.
+        raise CheckpointError(
+            f"{error}; {checkpoint_path(path, PREVIOUS)}, the one before it, can be given instead, and training with "
+            "--is_continue goes on from there"
+        ) from error
     with reading(file):
         return _open(checkpoint, file, device)
 

@@ -41,7 +41,8 @@ def check_fit(geometry: Run, appearance: Run) -> None:
     for key in (*ALIKE, RADIUS):
         one, other = (_setting(run.config, key) for run in (geometry, appearance))
         if one != other if key != RADIUS else one > other:  # beyond its radius the rendering network has seen nothing
-            wrong.append(f"{key} is {_shown(one)} in the one and {_shown(other)} in the other")
+            need = ", which must reach as far as the first" if key == RADIUS else ""
+            wrong.append(f"{key} is {_shown(one)} in the one and {_shown(other)} in the other{need}")
     if wrong:
         raise CheckpointError(
             f"the surface of {geometry.folder} and the colours of {appearance.folder} do not fit: {'; '.join(wrong)}; expected "

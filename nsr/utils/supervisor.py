@@ -14,9 +14,11 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from nsr.utils.errors import RetriableError, is_transient
+
+T = TypeVar("T")
 
 LOG_NAME = "failsafe.csv"
 LONGEST_WAIT = 60.0  # seconds between two attempts
@@ -66,17 +68,25 @@ class Supervisor:
         """Run a program to its end; its last exit code, 128 + n where signal n killed it, as shells have it.
 
         program: its name, for the log; command: the command line of the next attempt; step: how far the work has come by now.
+        Both look at files: a transient error of theirs, or a RetriableError, is an attempt that failed.
         """
-        number, failures, farthest = 0, 0, step()
+        number, failures, farthest = 0, 0, _unless_transient(step)
         while True:
             number += 1
             began, since = datetime.now(), time.monotonic()
-            code, reason = self._attempt(command())
-            now, seconds = step(), time.monotonic() - since
+            try:
+                line = command()
+            except (OSError, RetriableError) as error:
+                if not isinstance(error, RetriableError) and not is_transient(error):
+                    raise
+                code, reason = RetriableError.exit_code, f"not started: {error}"
+            else:
+                code, reason = self._attempt(line)
+            now, seconds = _unless_transient(step), time.monotonic() - since
             if now is not None and (farthest is None or now > farthest):
                 failures, farthest = 0, now
             failures += 1
-            wait = min(self.backoff * 2.0 ** min(failures - 1, 20), LONGEST_WAIT)
+            wait = _pause(self.backoff, failures)
             again, what_next = self._decide(code, failures, wait)
             shown = 128 - code if code < 0 else code
             stamp = began.isoformat(sep=" ", timespec="seconds")
@@ -167,6 +177,43 @@ class Supervisor:
         # To terminate a process on Windows is to kill it, without a chance to save.
         if self._process is not None and os.name != "nt":
             self._process.terminate()
+
+
+def persistently(look: Callable[[], T], *, max_retries: int, backoff: float, wait: Callable[[float], None] = time.sleep) -> T:
+    """What `look` returns, tried again after transient errors of the file system, with a Supervisor's waits.
+
+    Raises RetriableError after max_retries of them.
+    """
+    failures = 0
+    while True:
+        try:
+            return look()
+        except OSError as error:
+            if not is_transient(error):
+                raise
+            failures += 1
+            if failures > max_retries:
+                raise RetriableError(
+                    f"{error}; given up after {failures} attempts: run the same command again later"
+                ) from error
+            seconds = _pause(backoff, failures)
+            say(f"failsafe: {error}; retry {failures} of {max_retries} in {seconds:g} s")
+            wait(seconds)
+
+
+def _pause(backoff: float, failures: int) -> float:
+    """Seconds before the next attempt after so many failures in a row."""
+    return min(backoff * 2.0 ** min(failures - 1, 20), LONGEST_WAIT)
+
+
+def _unless_transient(step: Callable[[], int | None]) -> int | None:
+    """A step, None where it cannot be read for a while."""
+    try:
+        return step()
+    except OSError as error:
+        if not is_transient(error):
+            raise
+        return None
 
 
 def is_retriable(code: int) -> bool:

@@ -88,6 +88,24 @@ def test_killed_before_the_first_checkpoint_then_in_the_middle_and_the_newest_ch
     assert_same_state(run, peaceful)
 
 
+def test_a_checkpoint_that_is_gone_is_waited_for(workplace, tmp_path):
+    """As where its file system is away for a while: to begin anew would bury what has been trained."""
+    with FailsafeTraining(workplace, tmp_path, "--backoff", 0.3, "--max_retries", 20) as training:
+        training.wait_until(lambda: (training.step() or 0) > 0)
+        checkpoints, away, child = training.run / "checkpoints", tmp_path / "away", training.child()
+        os.kill(child, signal.SIGSTOP)  # it must not write another one meanwhile
+        checkpoints.rename(away)
+        os.kill(child, signal.SIGKILL)
+        log = training.run.parent / "failsafe.csv"
+        training.wait_until(lambda: log.is_file() and len(attempts(tmp_path)) > 1)
+        away.rename(checkpoints)
+        assert training.end() == 0
+    rows = attempts(tmp_path)
+    assert rows[-1]["exit_code"] == "0"
+    assert rows[-1]["step"] == str(STEPS)
+    assert any("is its file system away?" in row["reason"] for row in rows)
+
+
 def test_stopped_by_hand_and_continued(peaceful, workplace, tmp_path, capsys):
     with FailsafeTraining(workplace, tmp_path) as training:
         training.wait_until(lambda: (training.step() or 0) > 0)
@@ -228,6 +246,11 @@ def test_every_experiment_is_known_and_a_misspelt_one_ends_at_once(command, tmp_
     refused(["failsafe", command, "--exp", "NFFB", "--conf", "dtv", "--scan_id", 7, "--exps_folder", exps], 2, "dtv")
     refused(["failsafe", command, "--exp", "NFFB", "--exps_folder", exps], 2, "--scan_id", "--data_dir")
     refused(["failsafe", command, "--exp", "NFFB", "--scan_id", 7, "--max_retries", -1], 2, "--max_retries")
+    refused(
+        ["failsafe", command, "--exp", "NFFB", "--scan_id", "../7", "--exps_folder", exps], 2, "--scan_id ../7", "--data_dir"
+    )
+    trained = ["failsafe", command, "--exp", "NFFB", "--scan_id", 7, "--conf", "dtu_trained_cameras", "--exps_folder", exps]
+    refused(trained, 2, "--conf dtu_trained_cameras", "--trainable_cameras beside it")
     assert not exps.exists()
 
 
@@ -308,9 +331,25 @@ def test_evaluation_of_the_newest_finished_run(peaceful, tmp_path, refused):
     assert [(row["run"], row["program"], row["exit_code"]) for row in attempts(exps)] == [
         ("2", program, "0") for program in ("mesh", "eval", "render")
     ]
+    # Of another folder of scans with a scan of the same name: not what was asked for.
+    elsewhere = ["failsafe", "eval", *asked, "--data_dir", tmp_path / "elsewhere"]
+    refused(elsewhere, 5, "no finished run on", "elsewhere", "2 of ", "scan7")
     for run in (older, newer):
         shutil.rmtree(run)
     refused(["failsafe", "eval", *asked], 5, "no finished run to evaluate", "3 at 50%", "--is_continue")
+    shutil.copy(checkpoint_path(unfinished), checkpoint_path(unfinished, PREVIOUS))
+    checkpoint_path(unfinished).write_bytes(b"garbled")
+    refused(["failsafe", "eval", *asked], 5, "3 with a damaged checkpoint", "--is_continue where")
+
+
+def test_a_finished_run_whose_checkpoint_is_damaged_is_not_evaluated_on_an_older_one(peaceful, tmp_path, refused):
+    """What was trained last counts; the message says what there is."""
+    run = Path(shutil.copytree(peaceful, tmp_path / "exps" / EXPERIMENT / "1"))
+    shutil.copy(checkpoint_path(run), checkpoint_path(run, PREVIOUS))
+    garble(checkpoint_path(run))
+    command = ["mesh", run, "--resolution", 24]
+    refused(command, 5, "latest.safetensors", "previous.safetensors, the one before it, can be given instead", "--is_continue")
+    assert nsr("mesh", checkpoint_path(run, PREVIOUS), "--resolution", 24) == 0
 
 
 def test_what_is_measured(tmp_path):

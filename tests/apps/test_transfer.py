@@ -130,6 +130,14 @@ def test_scans_by_the_names_of_their_experiments(runs, tmp_path, refused):
     shutil.copytree(runs / "one", exps / "NFFB_instant_65" / f"{stamp}0")
     refused([*command, "--exp", "NFFB"], 2, "--geometry_id 65", "NFFB_dtu_fixed_cameras_65, NFFB_instant_65", "--conf")
     assert sources(*ids, "--exp", "NFFB", "--conf", "dtu_fixed_cameras")[0] == f"NFFB_dtu_fixed_cameras_65/{stamp}0"
+    # Names that hold others' names: NFFB is not NFFB_TCNN, and lps not scan_lps.
+    for place in ("StylemodNFFB_TCNN_instant_9", "StylemodNFFB_instant_scan_9"):
+        shutil.copytree(runs / "one", exps / place / f"{stamp}0")
+    command = ["transfer", "--geometry_id", 9, "--appearance_id", 65, "--exp", "StylemodNFFB", "--exps_folder", exps]
+    refused(command, 5, "--geometry_id 9: no such run", str(exps / "StylemodNFFB_9"), "StylemodNFFB_VARIANT_9")
+    shutil.copytree(runs / "one", exps / "StylemodNFFB_dtu_fixed_cameras_9" / f"{stamp}0")
+    shutil.copytree(runs / "one", exps / "StylemodNFFB_dtu_fixed_cameras_65" / f"{stamp}0")
+    assert sources(*command[1:5], "--exp", "StylemodNFFB", "--conf", "dtu")[0] == f"StylemodNFFB_dtu_fixed_cameras_9/{stamp}0"
     shutil.copytree(runs / "one", exps / "named" / "mine")  # nsr train --timestamp mine
     assert sources("--geometry_id", exps / "named", "--appearance_id", 65, "--exp", "cup")[0] == "named/mine"
     shutil.copytree(runs / "one", exps / "named" / "yours")

@@ -159,9 +159,15 @@ def test_what_differs_beside_the_model_is_named(plan):
     def configured(*overrides: str) -> Config:
         return bind(Config, *load_tree(find_conf("instant"), overrides))
 
-    alike = configured("model.reevaluate=true", "train.budget=7", "train.preview_steps=3")
-    assert plan.recipe_differences(alike, configured()) == []
-    assert plan.recipe_differences(configured("loss.rgb_weight=7"), configured()) == ["loss.rgb_weight=7.0"]
+    minute = configured("train.budget=60")
+    longer = configured("model.reevaluate=true", "train.budget=90", "train.preview_steps=3")
+    assert plan.recipe_differences(longer, minute, "cpu") == []
+    assert plan.recipe_differences(configured("loss.rgb_weight=7"), minute, "cpu") == ["loss.rgb_weight=7.0"]
+    hurried = configured("train.budget=7.5")
+    assert plan.recipe_differences(hurried, minute, "cpu") == ["a start in a hurry (50% of stereo's rays, 50% of its steps)"]
+    assert plan.recipe_differences(hurried, minute, "cuda") == []
+    (difference,) = plan.recipe_differences(configured("train.budget=2"), minute, "cpu")
+    assert difference == "a start in a hurry (the hull alone, 60% of its steps)"
 
 
 # ---------------------------------------------------------------------------------------------------------- benchmark
@@ -211,6 +217,7 @@ def test_another_command_and_other_code_are_refused(convergence, plan, monkeypat
     made_by = json.loads((tmp_path / job.name / "benchmark.json").read_text())["commit"]
     with pytest.raises(SystemExit, match="name another --out"):
         convergence.run_job(job, tmp_path, ["another"])
+    monkeypatch.setattr(convergence, "WORKER", Path(__file__))
     accepted = convergence.run_job(job, tmp_path, ["another", made_by])
     assert convergence.commits([accepted, {**accepted, "commit": "other"}, accepted]) == f"{made_by} (2), other (1)"
     (tmp_path / job.name / "result.json").unlink()  # what is not finished goes on with its own code only

@@ -103,7 +103,7 @@ def test_vjp_equals_autograd(encoder):
     assert expected.abs().max() > 0.1
 
 
-def test_vjp_is_differentiable_in_point_cotangent_and_parameters(encoder):
+def test_value_and_vjp_are_differentiable_in_point_cotangent_and_parameters(encoder):
     x = points(3, seed=2).requires_grad_()
     cotangent = torch.randn(3, encoder.output_dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     parameters = list(encoder.parameters())
@@ -112,6 +112,7 @@ def test_vjp_is_differentiable_in_point_cotangent_and_parameters(encoder):
         return encoder.forward_with_vjp(x)[1](cotangent)
 
     # In fast mode: one random direction of each tensor, instead of every entry.
+    assert torch.autograd.gradcheck(lambda x, *_: encoder(x), (x, *parameters), fast_mode=True)
     assert torch.autograd.gradcheck(normal, (x, cotangent.requires_grad_(), *parameters), fast_mode=True)
 
 

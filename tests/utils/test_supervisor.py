@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from nsr.utils import supervisor as module
-from nsr.utils.supervisor import LOG_NAME, Supervisor, is_retriable
+from nsr.utils.errors import RetriableError
+from nsr.utils.supervisor import LOG_NAME, Supervisor, is_retriable, persistently
 
 ROOT = Path(__file__).resolve().parents[2]
 FINAL = (1, 2, 3, 4, 5, 6, 7, 70, 130)
@@ -200,6 +201,53 @@ def test_no_memory_for_a_process_is_worth_a_retry(tmp_path, monkeypatch):
     failures.append(FileNotFoundError(errno.ENOENT, "No such file"))
     with pytest.raises(FileNotFoundError):
         Supervised(tmp_path, "0")
+
+
+def test_a_file_system_that_is_away_when_the_supervisor_looks_is_worth_a_retry(tmp_path):
+    """It asks for the command and the step before and after each attempt."""
+    away = OSError(errno.ESTALE, "Stale file handle")
+    commands = [away, RetriableError("the checkpoint is gone"), [sys.executable, "-S", "-c", ""]]
+    steps = iter([away, 3, away, 5])
+
+    def told(value):
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    waits = []
+    with Supervisor(tmp_path, "run", max_retries=2, backoff=1.0, wait=waits.append) as supervisor:
+        assert supervisor.run("train", lambda: told(commands.pop(0)), lambda: told(next(steps))) == 0
+    assert [(row["exit_code"], row["step"]) for row in rows(tmp_path)] == [("75", "3"), ("75", ""), ("0", "5")]
+    assert [row["reason"] for row in rows(tmp_path)][:2] == [
+        "not started: [Errno 116] Stale file handle",
+        "not started: the checkpoint is gone",
+    ]
+    assert waits == [1, 1]
+    with (
+        Supervisor(tmp_path, "run", max_retries=2, backoff=1.0, wait=waits.append) as supervisor,
+        pytest.raises(FileNotFoundError),
+    ):
+        supervisor.run("train", lambda: told(FileNotFoundError(errno.ENOENT, "No such file")))
+
+
+def test_what_is_looked_up_before_is_persistent_too(capfd):
+    def look():
+        if failures:
+            raise failures.pop()
+        return "there"
+
+    waits: list[float] = []
+    patience = {"max_retries": 2, "backoff": 1.0, "wait": waits.append}
+    failures = [OSError(errno.EIO, "Input/output error")] * 2
+    assert persistently(look, **patience) == "there"
+    assert waits == [1, 2]
+    assert "retry 2 of 2 in 2 s" in capfd.readouterr().err
+    failures = [OSError(errno.EIO, "Input/output error")] * 3
+    with pytest.raises(RetriableError, match="given up after 3 attempts"):
+        persistently(look, **patience)
+    failures = [PermissionError(errno.EACCES, "Permission denied")]
+    with pytest.raises(PermissionError):
+        persistently(look, **patience)
 
 
 def test_deaths_on_windows_are_told_apart():
