@@ -18,7 +18,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from reconstruction import FailedRun, cpu_name, reconstruct
+from reconstruction import FailedRun, cpu_name, reconstruct, run_main
 
 FROM_COARSE = ["photometric.levels=0", "photometric.matched=0.5"]  # what a start that is far away needs
 
@@ -165,4 +165,4 @@ def cell(runs: list[dict], failed: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("ablation.py", main)

@@ -28,7 +28,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -161,13 +162,16 @@ def benchmark(args: argparse.Namespace) -> int:
     places = find_scenes(args.dataset, args.scenes, args.data, args.h3ds_views, args.dtu_gt)
     variants, left_out = find_variants(args.recipes, args.encoders, args.set, args.device)
     jobs = plan(args, places, variants)
+    earlier = earlier_runs(args.out, jobs)
     results = {
         "about": about(args),
-        "scenes": [place.name for place in places],
+        "scenes": list(dict.fromkeys([run["job"]["scene"] for run in earlier] + [place.name for place in places])),
         "left_out": left_out,
         "thresholds": dict(args.thresholds),
-        "runs": [],
+        "runs": earlier,
     }
+    if earlier:
+        print(f"{len(earlier)} finished runs of earlier commands are in the tables as well")
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     with file_lock(args.out):
@@ -176,7 +180,7 @@ def benchmark(args: argparse.Namespace) -> int:
                 print(f"[{number}/{len(jobs)}] {run_name(job.to_dict())}: ", end="", flush=True)
                 results["runs"].append(run_job(job, args.out, args.accept))
                 print(summary(results["runs"][-1]), flush=True)
-                results["about"]["commits of the runs"] = commits(results["runs"])
+                results["about"] |= made_by(results["runs"])
                 write_all(args.out, results, pictures=False)
         finally:  # what there is of an interrupted one can be looked at
             if results["runs"]:
@@ -208,6 +212,29 @@ def plan(args: argparse.Namespace, places: list[Place], variants: list[Variant])
     return jobs
 
 
+def earlier_runs(out: Path, jobs: Sequence[Job]) -> list[dict]:
+    """The finished runs in OUT that these jobs do not have, where they were measured in the same way on the same device."""
+    planned, runs = {job.name for job in jobs}, []
+    alike = {(json.dumps(asdict(job.measuring)), job.holdout, job.overrides, job.device) for job in jobs}
+    for result in sorted(out.glob("*/*/result.json")):
+        folder = result.parent.relative_to(out).as_posix()
+        job = Job.from_dict(json.loads(result.read_text(encoding="utf-8"))["job"])
+        if folder in planned:
+            continue
+        if (json.dumps(asdict(job.measuring)), job.holdout, job.overrides, job.device) not in alike:
+            print(f"left out of the tables: {folder}: measured or trained in another way")
+            continue
+        runs.append(finished_run(result.parent, folder))
+    return runs
+
+
+def finished_run(place: Path, folder: str) -> dict:
+    """What a run's folder says of it: its result, where it is, and what made it."""
+    made = json.loads((place / RECORD).read_text(encoding="utf-8"))
+    result = json.loads((place / "result.json").read_text(encoding="utf-8"))
+    return {**result, "folder": folder, "commit": made["commit"], "measured_by": made["arguments"]["measured_by"]}
+
+
 def run_job(job: Job, out: Path, accept: Collection[str] = ()) -> dict:
     """The result of a run, which is made unless it is there; {"job", "error"} where it fails. accept: see claim."""
     folder = out / job.name
@@ -223,14 +250,14 @@ def run_job(job: Job, out: Path, accept: Collection[str] = ()) -> dict:
         if code:
             last = (folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
             return {"job": job.to_dict(), "error": f"exit {code}: {' '.join(last)}"}
-    made_by = json.loads(record.read_text(encoding="utf-8"))["commit"]
-    return {**json.loads(result.read_text(encoding="utf-8")), "folder": job.name, "commit": made_by}
+    return finished_run(folder, job.name)
 
 
-def commits(runs: list[dict]) -> str:
-    """Which commits made how many of the runs."""
-    made = Counter(run["commit"] or "not a checkout" for run in runs if "commit" in run)
-    return ", ".join(f"{commit} ({count})" for commit, count in made.items())
+def made_by(runs: list[dict]) -> dict[str, str]:
+    """Which commits made, and which versions of convergence_run.py measured, how many of the runs."""
+    kinds = {"commits of the runs": "commit", "measured by convergence_run.py of digest": "measured_by"}
+    counts = {name: Counter(run[key] or "not a checkout" for run in runs if key in run) for name, key in kinds.items()}
+    return {name: ", ".join(f"{value} ({count})" for value, count in of.items()) for name, of in counts.items()}
 
 
 def _digest(file: Path) -> str:

@@ -142,9 +142,13 @@ def _is_scene(folder: Path) -> bool:
 
 def _scenes_in(root: Path, dataset: str) -> list[str]:
     if dataset in FOLDERS and not root.is_dir():
+        how = {
+            "dtu": "`nsr data download dtu` fetches it",
+            "h3ds": "the data set is under terms of its own: get it from its page",
+        }
         raise DataError(
-            f"--dataset {dataset}: no folder {root}; expected one with a folder per scene; the data set is under terms of its "
-            "own: get it from its page, and name its folder with --data DIR"
+            f"--dataset {dataset}: no folder {root}; expected one with a folder per scene; {how[dataset]}, and --data DIR "
+            "names its folder"
         )
     if _is_scene(root):
         return ["."]

@@ -209,6 +209,11 @@ def curve(group: Group, metric: str, axis: str) -> tuple[list[float], list[float
     return x, y, seeds
 
 
+def drawn_metrics(groups: Sequence[Group]) -> list[str]:
+    """Those that some run has a value of: a run that its start took up has no loss."""
+    return [name for name in (*metrics_of(groups), "loss") if any(any(curve(group, name, "step")[2]) for group in groups)]
+
+
 def look(group: Group, groups: Sequence[Group]) -> tuple[str, str, int]:
     """Colour (of the encoder), line style (of the recipe: solid, dash or dot), and which of the markers (of the budget)."""
     encoders = sorted({other.encoder for other in groups})
@@ -232,7 +237,7 @@ MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v"
 
 def write_png(path: Path, title: str, groups: Sequence[Group]) -> None:
     """Each metric against time (top) and step (bottom), all of them logarithmic but for PSNR and IoU."""
-    names = [*metrics_of(groups), "loss"]
+    names = drawn_metrics(groups)
     picture = new_picture(4.2 * len(names), 8.4)
     grid = picture.subplots(2, len(names), squeeze=False)
     for row, (axis, label) in enumerate(AXES.items()):
@@ -262,7 +267,7 @@ def interactive(groups: Sequence[Group]) -> str:
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
-    names = [*metrics_of(groups), "loss"]
+    names = drawn_metrics(groups)
     plots = make_subplots(rows=2, cols=len(names), horizontal_spacing=0.06, vertical_spacing=0.12)
     for row, (axis, label) in enumerate(AXES.items(), start=1):
         for column, name in enumerate(names, start=1):
@@ -335,7 +340,8 @@ def gallery(out: Path, groups: Sequence[Group]) -> str:
 
 def _gallery_cell(out: Path, run: Mapping, point: dict | None, at: float, metric: str | None) -> str:
     if point is None:
-        return "<td>starting</td>"
+        first = next((point for point in run["points"] if point["at"] > 0), run["points"][0])
+        return "<td>starting</td>" if first["at"] > at else f"<td>at {first['seconds']:.3g} s only</td>"
     picture = out / run["folder"] / "pictures" / f"{run['points'].index(point):03}.png"
     if not picture.is_file():
         return "<td>no surface</td>"

@@ -169,11 +169,14 @@ class Reached:
 
 
 def yardstick_final(yardstick: Sequence[Group], metric: str) -> float | None:
-    """The final value of the longest yardstick runs: the median over the seeds, of two in the middle the worse one."""
-    finals = max(yardstick, key=lambda group: group.budget).finals(metric) if yardstick else []
-    if not finals:
+    """The final value of the longest yardstick runs: the median over the seeds, of two in the middle the worse one. A run
+    without one counts as the worst; None where the median is such a run."""
+    longest = max(yardstick, key=lambda group: group.budget) if yardstick else None
+    if longest is None:
         return None
-    return statistics.median_low(finals) if METRICS[metric].better > 0 else statistics.median_high(finals)
+    finals = sorted(longest.finals(metric), key=lambda value: -METRICS[metric].better * value)  # the best first
+    middle = len(longest.runs) // 2
+    return finals[middle] if middle < len(finals) else None
 
 
 def thresholds(groups: Sequence[Group], comparison: Comparison, chosen: Mapping[str, Sequence[float]]) -> list[dict]:
@@ -241,12 +244,12 @@ def final_quality(groups: Sequence[Group], comparison: Comparison) -> list[dict]
             differs = recipe_differences(one, other, group.runs[0]["job"]["device"])
         entries.append({
             "recipe": group.recipe, "encoder": group.encoder, "budget": group.budget, "seeds": len(group.runs),
-            **{name: _spread(group.finals(name)) for name in (*metrics_of(groups), "loss")},
-            "seconds": _spread([point["seconds"] for point in last]),
-            "start_seconds": _spread([run["start_seconds"] for run in group.runs]),
-            "steps": _spread([point["step"] for point in last]),
-            "rays_per_second": _spread([rate for rate in rates if rate is not None]),
-            "peak_memory_mb": _spread([point["peak_memory_mb"] for point in last]),
+            **{name: _spread(group.finals(name), len(last)) for name in (*metrics_of(groups), "loss")},
+            "seconds": _spread([point["seconds"] for point in last], len(last)),
+            "start_seconds": _spread([run["start_seconds"] for run in group.runs], len(last)),
+            "steps": _spread([point["step"] for point in last], len(last)),
+            "rays_per_second": _spread([rate for rate in rates if rate is not None], len(last)),
+            "peak_memory_mb": _spread([point["peak_memory_mb"] for point in last], len(last)),
             "bad_steps": sum(point["bad_steps"] for point in last),
             "continued": sum(len(run["sessions"]) - 1 for run in group.runs),
             "differs": differs,
@@ -261,12 +264,13 @@ def _overall_rate(run: Mapping) -> float | None:
     return (last["rays"] - first["rays"]) / since if since > 0 else None
 
 
-def _spread(values: Sequence[float]) -> dict:
-    """mean and standard deviation (None for less than two values), and of how many."""
+def _spread(values: Sequence[float], of: int) -> dict:
+    """mean and standard deviation (None for less than two values), n: of how many, of: among how many runs."""
     return {
         "mean": statistics.fmean(values) if values else None,
         "sd": statistics.stdev(values) if len(values) > 1 else None,
         "n": len(values),
+        "of": of,
     }
 
 
@@ -275,7 +279,8 @@ def spread_text(spread: Mapping, unit: str = "") -> str:
         return "-"
     sd = f" ± {spread['sd']:.2g}" if spread["sd"] is not None else ""
     mean = spread["mean"]
-    return f"{mean:.0f}{sd}{unit}" if abs(mean) >= 1000 else f"{mean:.4g}{sd}{unit}"
+    some = f" ({spread['n']} of {spread['of']} seeds)" if spread["n"] < spread["of"] else ""
+    return f"{mean:.0f}{sd}{unit}{some}" if abs(mean) >= 1000 else f"{mean:.4g}{sd}{unit}{some}"
 
 
 # ------------------------------------------------------------------------------------------------------------- leaders

@@ -19,9 +19,11 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import NoReturn
 
+from nsr.utils.errors import NsrError, UsageError
 from nsr.utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +59,15 @@ def main() -> int:
     return 0
 
 
+def run_main(name: str, main: Callable[[], int]) -> NoReturn:
+    """End the program as `main` does; errors of nsr are a line and their exit code."""
+    try:
+        sys.exit(main())
+    except NsrError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
 class FailedRun(SystemExit):
     """A run ended with an error; whoever does not catch it ends with its message."""
 
@@ -82,13 +93,15 @@ def reconstruct(scene: str, budget: float | None, seed: int, out: Path, options:
 def claim(folder: Path, arguments: list | dict, code: tuple[str, ...] = CODE, accept: Collection[str] = ()) -> Path:
     """Take a folder for the run that `arguments` describe, by the code of now; returns the file that says so.
 
-    code: files and folders that a run depends on beside its arguments; accept: commits whose runs count as well. Ends the
-    program where the folder holds another run, or one that other code began, and where the code has changed since the program
-    first asked.
+    code: files and folders that a run depends on beside its arguments; accept: commits whose runs count as well. Raises
+    UsageError where the folder holds another run, or one that other code began, and where the code has changed since the
+    program first asked.
     """
     identity = {"arguments": arguments, "commit": commit(code)}
     if identity["commit"] != first_commit(code):
-        sys.exit(f"the code has changed since this began, from {first_commit(code)} to {identity['commit']}; run it in a clone")
+        raise UsageError(
+            f"the code has changed since this began, from {first_commit(code)} to {identity['commit']}; run it in a clone"
+        )
     record = folder / RECORD
     # Written before the run: one that was interrupted is continued, by the code that began it only.
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +110,7 @@ def claim(folder: Path, arguments: list | dict, code: tuple[str, ...] = CODE, ac
             json.dump(identity, file)
     found = json.loads(record.read_text()) if record.is_file() else None
     if found not in [{**identity, "commit": made_by} for made_by in (identity["commit"], *accept)]:
-        sys.exit(f"{folder}: holds a run of {found}; expected {identity}; name another --out")
+        raise UsageError(f"{folder}: holds a run of {found}; expected {identity}; name another --out")
     return record
 
 
@@ -143,4 +156,4 @@ def cpu_name() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("reconstruction.py", main)

@@ -11,7 +11,8 @@
 //
 // Modulated, the sines say instead how much of each input a layer takes, and its weights keep their length (Karras et al. 2020,
 // eq. 1 and 3); the taps are weighed by an attention over the L levels shown. With the squares Q_l of the weights W_l,
-//     v_l = 1 + C_l S_2pi(y_l),   m_l = t_{l-1} v_l,   k_l = sqrt(Q_l 1 / (Q_l v_l^2 + tiny)),   z_l = k_l (W_l m_l) + b_l,
+//     v_l = 1 + C_l S_2pi(y_l),   m_l = t_{l-1} v_l,   k_l = sqrt((Q_l 1 + tiny) / (Q_l v_l^2 + tiny)),
+//     z_l = k_l (W_l m_l) + b_l,
 //     t_l = S_omega(z_l),   e_l = a_l . t_l + c_l,   alpha = L softmax(e),   and the taps are alpha_l t_l.
 // Its backward pass is that of all of these with their tangents, number by number; what is marked ' below belongs to tangents:
 //     r = dt',  dz' = S' r,  dz = S' dt + S'' z' r,  dw' = k dz',  dw = k dz + k' dz',  dk' = w dz',  dk = w dz + w' dz',
@@ -90,7 +91,7 @@ struct FilterBank {
   NSR_HD DenseLayer<T> square(int l) const {
     return {squares + int64_t(l - 1) * width * width, nullptr, width, width};
   }
-  NSR_HD T row_sum(int l, int row) const { return sums[(l - 1) * width + row]; }
+  NSR_HD T row_sum(int l, int row) const { return sums[(l - 1) * width + row] + T(kTinySquare); }
   NSR_HD const T* score(int l) const { return parameters + score_place(l); }
   NSR_HD T score_bias(int l) const { return parameters[score_bias_place(l)]; }
 };

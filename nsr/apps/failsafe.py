@@ -19,6 +19,7 @@ from nsr.apps.options import (
     whole_number,
 )
 from nsr.utils.errors import CheckpointError, DataError, RetriableError, UsageError
+from nsr.utils.files import is_locked
 from nsr.utils.supervisor import Supervisor, persistently, say
 
 DTU, H3DS = Path("data/DTU"), Path("data/H3DS")  # where `nsr data download` and the H3DS archive put scans
@@ -147,6 +148,8 @@ def run_train(args: argparse.Namespace) -> int:
 
     def command() -> list[str]:
         nonlocal begun
+        if is_locked(folder):  # the trainer of a supervisor that was killed ends with its step
+            raise RetriableError(f"{folder} is still being written by another process")
         there = has_checkpoint(folder)
         if begun and not there:  # to begin anew would train on a bare mount point
             raise RetriableError(f"{folder} had a checkpoint and has none now; is its file system away?")
@@ -248,15 +251,20 @@ def train_command(args: argparse.Namespace, conf: str, experiment: str, stamp: s
 
 
 def newest_finished(experiments: Path, experiment: str, data: str | None) -> Path:
-    """The folder of the newest run that came to its end; data: on this alone. Raises CheckpointError where there is none."""
-    from nsr.training.folders import PREVIOUS, reached, run_folders
+    """The folder of the newest run that came to its end; data: on this alone. Raises CheckpointError where there is none, or a
+    newer one cannot be read."""
+    from nsr.training.folders import has_checkpoint, reached, run_folders
 
     found = []
     for run in reversed(run_folders(experiments, experiment)):
         state = reached(run)
+        if state is None and has_checkpoint(run):  # it may be the one that was meant
+            raise CheckpointError(
+                f"{run}: its newest checkpoint cannot be read; `nsr failsafe train` with the same options and --is_continue "
+                "goes on from the one before; evaluate an older run by its folder, with nsr mesh and nsr eval"
+            )
         if state is None:
-            before = reached(run, PREVIOUS)
-            found.append(f"{run.name} with a damaged checkpoint" if before else f"{run.name} without a checkpoint")
+            found.append(f"{run.name} without a checkpoint")
         elif state.progress < 1:
             found.append(f"{run.name} at {state.progress:.0%}")
         elif data is not None and state.data not in (data, str(Path(data).resolve())):
@@ -266,7 +274,7 @@ def newest_finished(experiments: Path, experiment: str, data: str | None) -> Pat
     of_data = f" on {data}" if data is not None else ""
     raise CheckpointError(
         f"no finished run{of_data} to evaluate in {experiments / experiment}, found {', '.join(found) or 'none'}; train one "
-        "with `nsr failsafe train` and the same options, with --is_continue where one was begun or its checkpoint is damaged"
+        "with `nsr failsafe train` and the same options, with --is_continue where one was begun"
     )
 
 
@@ -274,7 +282,8 @@ def evaluation_commands(args: argparse.Namespace, folder: Path) -> list[Sequence
     """The arguments of the nsr programs that evaluate a run, in order."""
     device = ("--device", args.device)
     measure = ["eval", folder, "--resolution", args.resolution, *device]
-    named = {"--gt": args.gt, "--dtu_gt": args.dtu_gt}
+    scan = args.scan_id if args.dtu_gt is not None and args.scan_id is not None and args.scan_id.isdecimal() else None
+    named = {"--gt": args.gt, "--dtu_gt": args.dtu_gt, "--dtu_scan": scan}
     truth = [part for option, path in named.items() if path is not None for part in (option, path)]
     if truth:
         measure += [*truth, *(["--eval_rendering"] if args.eval_rendering else [])]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
+        if not _has_reader(2):  # what was running has not ended
+            return RetriableError.exit_code
         # The reader (head, less) has gone. Point stdout elsewhere, or the interpreter complains as it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -62,6 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except Exception as error:
         return _unexpected(error)
+
+
+def _has_reader(stream: int) -> bool:
+    """Whether somebody still reads a pipe that this process writes to; True where that cannot be known."""
+    try:
+        poll = select.poll()
+        poll.register(stream, 0)
+        return not any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError):  # Windows; a stream that is closed
+        return True
 
 
 class Terminated(KeyboardInterrupt):

@@ -67,6 +67,8 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 def run_train(args: argparse.Namespace) -> int:
     if args.data_dir is None and not args.is_continue:
         raise UsageError("nsr train: expected --data_dir DIR (a scene folder, or bust or dents), or --is_continue")
+    if args.conf is not None and Path(args.conf).stem.endswith("trained_cameras") and not args.train_cameras:
+        raise UsageError(f"--conf {args.conf}: expected --train_cameras beside it, without which the cameras stay as they are")
     experiment = experiment_name(args.expname, args.conf, args.data_dir, args.scan_id)
     check_folder(args.exps_folder / experiment, "--exps_folder")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from nsr.utils.errors import DataError
+from nsr.utils.errors import DataError, is_transient
 
 FILE = "config.toml"  # in the folder of the scenes
 
@@ -24,6 +24,8 @@ def published_views(scene: str | Path, wanted: int, count: int) -> list[int] | N
         scenes = tomllib.loads(file.read_text(encoding="utf-8")).get("scenes", {})
         views = scenes.get(folder.name, {}).get("default_views_configs", {}).get(str(wanted))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, AttributeError) as error:
+        if is_transient(error):
+            raise
         raise DataError(f"{file}: cannot be read as the view splits of H3DS: {error}; choose views with --views") from error
     if views is None:
         return None

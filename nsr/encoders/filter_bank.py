@@ -200,7 +200,7 @@ class ModulatedFilterBankEncoder(FilterBankEncoder):
         generator = torch.Generator().manual_seed(config.seed + 1)
         width, levels = config.width, config.levels
         self.style = nn.Parameter(torch.randn(levels, width, width, generator=generator) / math.sqrt(width))
-        # All levels weigh the same at first (with random scores `bust` is at 0.195 instead of 0.155 % after 320 steps).
+        # All levels weigh the same at first: random scores leave a surface that is rough for longer (docs/results.md).
         self.score = nn.Parameter(torch.zeros(levels, width))
         self.score_bias = nn.Parameter(torch.zeros(levels))
 
@@ -211,7 +211,7 @@ class ModulatedFilterBankEncoder(FilterBankEncoder):
         omega, weight, style = self.config.omega, self.weight[level], self.style[level]
         scale = 1.0 + gamma @ style.T  # [N, width], of the layer's inputs
         squares = weight.square()
-        length = squares.sum(dim=1)  # of each output's weights, squared; and what the modulation makes of it:
+        length = squares.sum(dim=1) + _TINY  # of each output's weights, squared; and what the modulation makes of it:
         modulated = scale.square() @ squares.T + _TINY
         back = torch.sqrt(length / modulated)
         product = (hidden * scale) @ weight.T

@@ -7,8 +7,8 @@ The protocol, as the data set's own Matlab programs run it and `evaluate_dtu` do
 2. Accuracy is the mean distance from these points to the nearest point of the structured-light scan. Only points whose voxel of
    the observability mask (ObsMask) is set count: elsewhere the scanner saw nothing.
 3. Completeness is the mean distance from the points of the scan to the nearest point of the reconstruction. Only points above
-   the table (Plane) count, inside the mask's bounding box: that is, in the blocks of 20 mm, counted from its lower corner,
-   which it reaches into.
+   the table (Plane) count, in the blocks of 60 mm, counted from the lower corner of the mask's bounding box, that begin within
+   the box: the last of them reach beyond it.
 4. Distances of 20 mm or more are left out of both means, not clipped. Overall is the mean of the two.
 
 No alignment, and no cutting of the mesh by the photographs' masks, which papers on neural surfaces add: trim it before
@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nsr.utils.errors import DataError
+from nsr.utils.errors import DataError, is_transient
 
 if TYPE_CHECKING:
     import trimesh
 
 SPACING = 0.2  # mm between the points of a reconstruction
 CAP = 20.0  # mm from which on a distance is left out
-REACH = 60.0  # mm around the bounding box beyond which the reconstruction is not looked at
+BLOCK = 60.0  # mm along the side of the blocks that points are gone through in, which say how far beyond the box they count
 _POINTS_AT_A_TIME = 2**22
 
 
@@ -98,7 +98,7 @@ def evaluate_dtu(mesh: trimesh.Trimesh, reference: DtuReference, *, seed: int = 
     medians dtu_accuracy_median_mm and dtu_completeness_median_mm, and dtu_accuracy_share, dtu_completeness_share: the shares of
     the points that count which are nearer than the cap. A mean over no points is NaN. Raises DataError for an empty mesh.
     """
-    box = reference.box + np.array([[-REACH], [REACH]])
+    box = _blocks(reference.box) + np.array([[-BLOCK], [BLOCK]])  # as far as blocks look for neighbours
     points = sample_triangles(mesh, SPACING, box)
     points = points[((points >= box[0]) & (points < box[1])).all(axis=1)]
     return evaluate_points(thin_out(points, SPACING, np.random.default_rng(seed)), reference)
@@ -110,9 +110,8 @@ def evaluate_points(points: np.ndarray, reference: DtuReference) -> dict[str, fl
 
     counts = points[is_observed(points, reference)]
     scan = reference.points
-    low, high = reference.box
-    blocks = np.floor((high - low) / CAP) + 1  # the last of them goes beyond the box
-    inside = ((scan >= low) & (scan < low + blocks * CAP)).all(axis=1)
+    low, high = _blocks(reference.box)
+    inside = ((scan >= low) & (scan < high)).all(axis=1)
     above = scan @ reference.plane[:3] + reference.plane[3] > 0
     directions = {"accuracy": (counts, scan), "completeness": (scan[inside & above], points)}
     figures = {}
@@ -123,6 +122,12 @@ def evaluate_points(points: np.ndarray, reference: DtuReference) -> dict[str, fl
         figures[f"dtu_{name}_median_mm"] = float(np.median(near)) if len(near) else float("nan")
         figures[f"dtu_{name}_share"] = len(near) / len(source) if len(source) else float("nan")
     return {"dtu_overall_mm": (figures["dtu_accuracy_mm"] + figures["dtu_completeness_mm"]) / 2, **figures}
+
+
+def _blocks(box: np.ndarray) -> np.ndarray:
+    """[2, 3] corners of all blocks that begin within a box [2, 3], from its lower corner on."""
+    low, high = box
+    return np.stack([low, low + (np.floor((high - low) / BLOCK) + 1) * BLOCK])
 
 
 def is_observed(points: np.ndarray, reference: DtuReference) -> np.ndarray:
@@ -196,6 +201,8 @@ def _read_mat(path: Path, *names: str) -> dict[str, np.ndarray]:
     try:
         content = loadmat(path)
     except Exception as error:  # scipy raises whatever a damaged file leads it to
+        if is_transient(error):
+            raise
         raise DataError(f"{path}: not a readable Matlab file ({error}); fetch it again") from error
     missing = [name for name in names if name not in content]
     if missing:
@@ -210,6 +217,8 @@ def _read_points(path: Path) -> np.ndarray:
     try:
         points = np.asarray(trimesh.load(path, process=False).vertices, dtype=np.float64)
     except Exception as error:  # as above
+        if is_transient(error):
+            raise
         raise DataError(f"{path}: not a readable point cloud ({error}); fetch it again") from error
     if len(points) == 0 or not np.isfinite(points).all():
         raise DataError(f"{path}: expected points with finite coordinates, got {len(points)}; fetch the file again")

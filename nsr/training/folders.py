@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from nsr.utils.errors import CheckpointError, UsageError
+from nsr.utils.errors import CheckpointError, UsageError, is_transient
 
 LATEST, PREVIOUS = "latest", "previous"  # checkpoints: the newest, and the one that it replaced
 CSV_NAME = "metrics.csv"
@@ -74,14 +74,14 @@ class Reached(NamedTuple):
 
     step: int
     progress: float
-    data: str
+    data: str = ""
 
 
 def reached(run: Path, checkpoint: str = LATEST) -> Reached | None:
     """What a run's checkpoint says; None where there is none that can be read."""
     try:
         meta = _meta(run, checkpoint)
-        return Reached(int(meta["step"]), float(meta["state"]["progress"]), str(meta["data_dir"]))
+        return Reached(int(meta["step"]), float(meta["state"]["progress"]), str(meta.get("data_dir", "")))
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -97,11 +97,16 @@ def steps_per_epoch(run: Path) -> int | None:
 
 
 def _meta(run: Path, checkpoint: str) -> dict:
-    """What the head of a checkpoint holds, empty where it cannot be read. The tensors are not looked at."""
+    """What the head of a checkpoint holds, empty where it cannot be read. The tensors are not looked at.
+
+    An OSError that may be gone at another time passes through.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(checkpoint_path(run, checkpoint), "numpy") as file:
             return json.loads(json.loads(file.metadata()["nsr"])["meta"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        if is_transient(error):
+            raise
         return {}

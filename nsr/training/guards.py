@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from types import FrameType, TracebackType
 import torch
 
 from nsr.utils.errors import TrainingError
+from nsr.utils.supervisor import SUPERVISOR, heeded
 
 
 def non_finite(losses: Mapping[str, float | torch.Tensor]) -> list[str]:
@@ -72,7 +74,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class TerminationSignal:
-    """Turns SIGTERM and SIGINT into a flag, so that the loop can finish its step, save and end with exit code 75.
+    """Turns SIGTERM, SIGINT and SIGHUP into a flag, so that the loop can finish its step, save and end with exit code 75. The
+    end of the process that supervises this one (nsr.utils.supervisor) counts as one.
 
         with TerminationSignal() as signal:
             while not signal.requested: ...
@@ -82,19 +85,22 @@ class TerminationSignal:
     fires.
     """
 
-    signals = (signal.SIGTERM, signal.SIGINT)
-
     def __init__(self) -> None:
         self.name: str | None = None
+        supervisor = os.environ.get(SUPERVISOR)
+        # On Windows the parent may be the launcher of a virtual environment.
+        self._supervisor = int(supervisor) if supervisor is not None and os.name != "nt" else None
         self._previous: dict[int, object] = {}
 
     @property
     def requested(self) -> bool:
+        if self.name is None and self._supervisor not in (None, os.getppid()):
+            self.name = "the end of its supervisor"
         return self.name is not None
 
     def __enter__(self) -> TerminationSignal:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in self.signals}
+            self._previous = {number: signal.signal(number, self._handle) for number in heeded()}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

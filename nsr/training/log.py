@@ -7,6 +7,7 @@ import io
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -155,7 +156,8 @@ class ProgressLine:
         rate = (rays_seen - self._shown[1]) / max(since, 1e-9)
         self._shown = (now, rays_seen)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        self._show(progress, f"step {step}  {shown}  {rate / 1000:.1f}k rays/s  {self._remaining(now, progress)}")
+        with suppress(OSError):  # a reader that has gone is no reason to stop
+            self._show(progress, f"step {step}  {shown}  {rate / 1000:.1f}k rays/s  {self._remaining(now, progress)}")
 
     def _remaining(self, now: float, progress: float) -> str:
         began, progress_then = self._begin

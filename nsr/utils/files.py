@@ -93,6 +93,15 @@ def file_lock(folder: str | Path) -> Iterator[None]:
         yield
 
 
+def is_locked(folder: str | Path) -> bool:
+    """Whether a process holds a folder by file_lock."""
+    try:
+        with open(Path(folder) / LOCK_NAME, "r+", encoding="utf-8") as file:
+            return not _take_lock(file)
+    except FileNotFoundError:
+        return False
+
+
 def _take_lock(file: IO[str]) -> bool:
     """Lock an open file until it is closed; whether nobody else has."""
     if os.name == "nt":

@@ -21,6 +21,8 @@ from nsr.utils.errors import RetriableError, is_transient
 T = TypeVar("T")
 
 LOG_NAME = "failsafe.csv"
+SUPERVISOR = "NSR_SUPERVISOR"  # variable of the environment in which a program finds the process that supervises it
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 LONGEST_WAIT = 60.0  # seconds between two attempts
 _ERROR = "nsr: error: "  # how the line begins in which a program of ours says why it failed
 # Windows has no death by signal: a process that crashed or was ended by the system has one of its status codes.
@@ -48,8 +50,9 @@ class Supervisor:
     than any before, it gives up; a try that did get further begins the count and the waits anew. Every attempt is a row of
     folder/failsafe.csv and a line on stderr.
 
-    It is a context manager: within, SIGTERM and Ctrl-C are passed on to the program as SIGTERM, upon which nsr saves and ends,
-    and nothing is started after them. On Windows the console itself tells both of Ctrl-C.
+    It is a context manager: within, SIGTERM, Ctrl-C and SIGHUP (its terminal has closed) are passed on to the program as
+    SIGTERM, upon which nsr saves and ends, and nothing is started after them. On Windows the console itself tells both of
+    Ctrl-C.
 
     run: what is being worked on, for the log; wait: sleeps for so many seconds.
     """
@@ -118,7 +121,7 @@ class Supervisor:
         """
         reason = ""
         # Python's own choice for a pipe on Windows is not UTF-8.
-        environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8", SUPERVISOR: str(os.getpid())}
         options = {"env": environment, "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
         try:
             process = subprocess.Popen(command, **options)
@@ -165,7 +168,7 @@ class Supervisor:
 
     def __enter__(self) -> Supervisor:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._previous = {number: signal.signal(number, self._handle) for number in heeded()}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -214,6 +217,13 @@ def _unless_transient(step: Callable[[], int | None]) -> int | None:
         if not is_transient(error):
             raise
         return None
+
+
+def heeded() -> list[int]:
+    """Those of SIGNALS that a process is to end by: not SIGHUP under nohup."""
+    return [
+        number for number in SIGNALS if number in (signal.SIGTERM, signal.SIGINT) or signal.getsignal(number) != signal.SIG_IGN
+    ]
 
 
 def is_retriable(code: int) -> bool:

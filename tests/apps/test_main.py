@@ -209,3 +209,18 @@ def test_as_a_process_with_a_reader_that_leaves():
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nobody can tell there")
+def test_a_reader_of_stderr_that_leaves_is_no_success():
+    """As the progress of training may be read: what was running has not ended."""
+    code = (
+        "import sys, time, nsr.apps.main as m\n"
+        "def run(argv):\n    sys.stdin.read()\n    print('x', file=sys.stderr, flush=True)\n"
+        "m._run = run\nsys.exit(m.main([]))"
+    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, cwd=ROOT)
+    process.stderr.close()
+    process.stdin.close()
+    assert process.wait() == 75

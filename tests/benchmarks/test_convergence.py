@@ -104,7 +104,7 @@ def test_scenes_of_every_kind_are_found(plan, tmp_path):
     mixed = plan.find_scenes("synthetic", ["dents", str(folder / "cup")], None, 32, None)
     assert [place.name for place in mixed] == ["dents", "cup"]
     for dataset in ("dtu", "h3ds"):
-        with pytest.raises(DataError, match=rf"--dataset {dataset}: no folder .*name its folder with --data DIR"):
+        with pytest.raises(DataError, match=rf"--dataset {dataset}: no folder .*--data DIR names its folder"):
             plan.find_scenes(dataset, [], tmp_path / "nowhere", 32, None)
     with pytest.raises(DataError, match=r"--scenes cups: neither a scene .* Did you mean 'cup'"):
         plan.find_scenes(str(folder), ["cups"], None, 32, None)
@@ -200,28 +200,35 @@ def test_another_command_and_other_code_are_refused(convergence, plan, monkeypat
         assert convergence.run_job(job, tmp_path)["folder"] == job.name
         conf.write_text(f"# the same values in another file\n{shipped}")
     assert len(made) == 1
-    with pytest.raises(SystemExit, match=r"expected .*name another --out"):
+    with pytest.raises(UsageError, match=r"expected .*name another --out"):
         convergence.run_job(replace(job, holdout=3), tmp_path)
     conf.write_text(f"{shipped}loss.rgb_weight = 7\n")
-    with pytest.raises(SystemExit, match=r"'rgb_weight': 7.0.*name another --out"):
+    with pytest.raises(UsageError, match=r"'rgb_weight': 7.0.*name another --out"):
         convergence.run_job(job, tmp_path)
     conf.write_text(shipped)
     monkeypatch.setattr(convergence, "WORKER", Path(__file__))  # measured by other code
-    with pytest.raises(SystemExit, match="name another --out"):
+    with pytest.raises(UsageError, match="name another --out"):
         convergence.run_job(job, tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr(reconstruction, "commit", lambda code: "other")
     reconstruction.first_commit.cache_clear()
-    with pytest.raises(SystemExit, match="name another --out"):
+    with pytest.raises(UsageError, match="name another --out"):
         convergence.run_job(job, tmp_path)
     made_by = json.loads((tmp_path / job.name / "benchmark.json").read_text())["commit"]
-    with pytest.raises(SystemExit, match="name another --out"):
+    with pytest.raises(UsageError, match="name another --out"):
         convergence.run_job(job, tmp_path, ["another"])
     monkeypatch.setattr(convergence, "WORKER", Path(__file__))
     accepted = convergence.run_job(job, tmp_path, ["another", made_by])
-    assert convergence.commits([accepted, {**accepted, "commit": "other"}, accepted]) == f"{made_by} (2), other (1)"
+    counted = convergence.made_by([accepted, {**accepted, "commit": "other"}, accepted])
+    assert counted["commits of the runs"] == f"{made_by} (2), other (1)"
+    assert counted["measured by convergence_run.py of digest"].endswith("(3)")
+    # A run of an earlier command is in the tables of the next, if it was measured alike.
+    elsewhere = replace(job, encoder="HashGrid")
+    assert [run["folder"] for run in convergence.earlier_runs(tmp_path, [elsewhere])] == [job.name]
+    assert convergence.earlier_runs(tmp_path, [job]) == []
+    assert convergence.earlier_runs(tmp_path, [replace(elsewhere, holdout=3)]) == []
     (tmp_path / job.name / "result.json").unlink()  # what is not finished goes on with its own code only
-    with pytest.raises(SystemExit, match="name another --out"):
+    with pytest.raises(UsageError, match="name another --out"):
         convergence.run_job(job, tmp_path, [made_by])
     reconstruction.first_commit.cache_clear()
 

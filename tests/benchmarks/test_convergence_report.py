@@ -43,7 +43,15 @@ def made_run(
             "losses": {} if number == 0 else {"loss": 1 / at, "mask": 0.1},
             "peak_memory_mb": 500.0 + number, "bad_steps": 0, "rays_per_step": 100, "figures": figures,
         })  # fmt: skip
-    description = {"scene": "bust", "recipe": recipe, "encoder": encoder, "seed": seed, "budget": budget, **job}
+    description = {
+        "scene": "bust",
+        "recipe": recipe,
+        "encoder": encoder,
+        "seed": seed,
+        "budget": budget,
+        "device": "cpu",
+        **job,
+    }
     folder = f"bust/{recipe}_{encoder}_{budget:g}s_seed{seed}"
     return {
         "job": description, "points": points, "sessions": [{"from": "start"}], "start_seconds": seconds[0], "config": CONFIG,
@@ -157,14 +165,15 @@ def test_final_quality_is_mean_and_spread_over_seeds_and_says_what_differs(table
     runs = [made_run("instant", "HashGrid", [0.5, 8], [5, value], seed=seed) for seed, value in enumerate([0.2, 0.3, 0.7])]
     comparison = tables.COMPARISONS["complete_recipes"]
     (entry,) = tables.final_quality(tables.groups_of(runs, "bust", comparison), comparison)
-    assert entry["chamfer_percent"] == pytest.approx({"mean": 0.4, "sd": np.std([0.2, 0.3, 0.7], ddof=1), "n": 3})
+    assert entry["chamfer_percent"] == pytest.approx({"mean": 0.4, "sd": np.std([0.2, 0.3, 0.7], ddof=1), "n": 3, "of": 3})
     assert entry["rays_per_second"]["mean"] == pytest.approx(10_000)
     assert entry["peak_memory_mb"]["mean"] == 501
     assert tables.spread_text(entry["chamfer_percent"]) == "0.4 ± 0.26"
     comparison, groups = group(tables, "like_for_like")
     differs = {(e["recipe"], e["encoder"]): e["differs"] for e in tables.final_quality(groups, comparison)}
     assert differs["full", "HashGrid"] == []
-    assert differs["instant", "HashGrid"] == ["train.learning_rate=0.5"]  # neither the budget nor the model
+    hurried = "a start in a hurry (53% of stereo's rays, 53% of its steps)"  # with 8 s of budget
+    assert differs["instant", "HashGrid"] == ["train.learning_rate=0.5", hurried]  # not the budget itself, nor the model
 
 
 def test_leaders_are_told_at_equal_times(tables):
@@ -260,3 +269,28 @@ def test_curves_are_means_over_seeds_where_all_have_come(report, tables):
     assert (x, y) == (pytest.approx([1.1, 2]), [3, 2])
     assert seeds == [[(0.5, 4), (1, 2), (2, 1)], [(1.2, 4), (2, 3)]]
     assert report.curve(one, "loss", "step")[0] == [110, 200]
+
+
+def test_seeds_without_a_surface_are_told(tables):
+    """One of three runs has a Chamfer distance: it is not the mean of three, and a yardstick of such runs has no threshold."""
+    runs = [made_run("full", "Posenc", [0.5, 8.0], [None, value], seed=seed) for seed, value in enumerate((0.5, None, None))]
+    groups = tables.groups_of(runs, "bust", tables.COMPARISONS["like_for_like"])
+    (entry,) = tables.final_quality(groups, tables.COMPARISONS["like_for_like"])
+    assert tables.spread_text(entry["chamfer_percent"]) == "0.5 (1 of 3 seeds)"
+    assert tables.spread_text(entry["steps"]) == "800 ± 0"
+    assert tables.yardstick_final(groups, "chamfer_percent") is None
+    runs[1]["points"][-1]["figures"]["chamfer_percent"] = 0.7
+    assert tables.yardstick_final(groups, "chamfer_percent") == 0.7  # the median, the run without one being the worst
+
+
+def test_runs_that_their_start_took_up_have_a_report_too(report, tmp_path):
+    run = made_run("instant", "HashGrid", [5.0, 5.1], [1.0, 1.0])
+    for point in run["points"]:
+        point["losses"] = {}
+    results = {"about": {}, "scenes": ["bust"], "left_out": {}, "thresholds": {}, "runs": [run]}
+    report.write_all(tmp_path, results)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "curves_bust_like_for_like.png",
+        "curves_bust_complete_recipes.png",
+    }

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from nsr.utils.errors import UsageError
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -49,15 +51,15 @@ def test_a_run_is_made_once(reconstruction, asked, tmp_path):
 
 def test_runs_of_other_commands_or_commits_are_refused(reconstruction, asked, tmp_path, monkeypatch):
     reconstruction.reconstruct("cup", None, 0, tmp_path, ["train.nepoch=12"])
-    with pytest.raises(SystemExit, match="another --out"):
+    with pytest.raises(UsageError, match="another --out"):
         reconstruction.reconstruct("cup", None, 0, tmp_path, ["train.nepoch=30"])
-    with pytest.raises(SystemExit, match="another --out"):
+    with pytest.raises(UsageError, match="another --out"):
         reconstruction.reconstruct("other/cup", None, 0, tmp_path, ["train.nepoch=12"])
     monkeypatch.setattr(reconstruction, "commit", lambda code: "def")
-    with pytest.raises(SystemExit, match="has changed since this began, from abc to def"):
+    with pytest.raises(UsageError, match="has changed since this began, from abc to def"):
         reconstruction.reconstruct("cup", None, 1, tmp_path, ["train.nepoch=12"])
     reconstruction.first_commit.cache_clear()
-    with pytest.raises(SystemExit, match="another --out"):
+    with pytest.raises(UsageError, match="another --out"):
         reconstruction.reconstruct("cup", None, 0, tmp_path, ["train.nepoch=12"])
     assert len(asked) == 1
 

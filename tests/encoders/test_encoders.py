@@ -205,3 +205,13 @@ def test_a_bank_leaves_hidden_levels_out():
         assert encoder.weight.grad[0].any()
         assert not encoder.weight.grad[1:].any()
         assert not encoder.table.grad[encoder.spec.offsets[1] :].any()
+
+
+def test_a_layer_without_weight_has_finite_gradients():
+    """A row of zeros has no length to be brought back to."""
+    encoder = attentive(ModulatedFilterBankConfig(**SMALL_BANK).build().double())
+    with torch.no_grad():
+        encoder.weight[0, 1] = 0
+    value, vjp = encoder.forward_with_vjp(points(20))
+    (value.square().sum() + vjp(torch.ones_like(value)).square().sum()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())

@@ -44,8 +44,8 @@ def reference(points: np.ndarray, **changes) -> DtuReference:
 
 
 def test_a_plane_beside_the_scan_is_as_far_as_it_is():
-    """Above the table at z = 1; what of the scan lies below it, or beyond the last block of 20 mm, must not count."""
-    scan = np.concatenate([lattice(-10, 10, -10, 10, 5.0), lattice(-10, 10, -10, 10, 0.5), lattice(50, 55, 0, 5, 5.0)])
+    """Above the table at z = 1; what of the scan lies below it, or beyond the last block of 60 mm, must not count."""
+    scan = np.concatenate([lattice(-10, 10, -10, 10, 5.0), lattice(-10, 10, -10, 10, 0.5), lattice(95, 99, 0, 5, 5.0)])
     figures = evaluate_dtu(square(-10, 9.5, -10, 9.5, 8.0), reference(scan))
     # Between the points of the scan lie up to half a millimetre; the mesh has points every 0.2.
     assert figures["dtu_accuracy_mm"] == pytest.approx(3.0, abs=0.02)
@@ -100,11 +100,11 @@ def test_equal_to_brute_force_on_scattered_points():
         inside = all(0 <= c < n for c, n in zip(cell, observed.shape, strict=True))
         counts.append(inside and observed[tuple(cell)])
     to_scan = far.min(axis=1)[np.array(counts)]
-    # The data set's program goes through blocks of 20 mm, as many as begin within the box or at its end.
+    # MaxDistCP, called with 60 mm, goes through blocks of that size, as many as begin within the box or at its end.
     in_box = np.ones(len(scan), dtype=bool)
     for axis in range(3):
-        blocks = [BOX[0, axis] + 20 * k for k in range(100) if BOX[0, axis] + 20 * k <= BOX[1, axis]]
-        in_box &= [any(low <= c < low + 20 for low in blocks) for c in scan[:, axis]]
+        blocks = [BOX[0, axis] + 60 * k for k in range(100) if BOX[0, axis] + 60 * k <= BOX[1, axis]]
+        in_box &= [any(low <= c < low + 60 for low in blocks) for c in scan[:, axis]]
     assert 0 < (in_box & (scan >= BOX[1]).any(axis=1)).sum() < (~in_box).sum()
     to_points = far.min(axis=0)[in_box & (np.column_stack([scan, np.ones(len(scan))]) @ plane > 0)]
     figures = evaluate_points(thinned, truth)

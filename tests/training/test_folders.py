@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,12 @@ def test_without_torch(tmp_path):
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shown.split() == ["12", "False"]
+
+
+def test_a_checkpoint_that_cannot_be_read_for_a_while_is_no_missing_one(tmp_path, monkeypatch):
+    def away(*_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("safetensors.safe_open", away)
+    with pytest.raises(OSError, match="Stale"):
+        reached(tmp_path)

@@ -11,6 +11,7 @@ import torch
 
 from nsr.training.guards import BadStepGuard, TerminationSignal, finite_or_raise, is_out_of_memory
 from nsr.utils.errors import TrainingError
+from nsr.utils.supervisor import SUPERVISOR
 
 GOOD = {"loss": 1.0, "rgb": torch.tensor(0.5)}
 BAD = {"loss": 1.0, "rgb": torch.tensor(float("nan"))}
@@ -100,3 +101,28 @@ def test_outside_the_main_thread_it_stays_silent():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there a launcher may stand between")
+def test_the_end_of_a_supervisor_counts_as_a_signal(monkeypatch):
+    monkeypatch.setenv(SUPERVISOR, str(os.getppid()))
+    with TerminationSignal() as watched:
+        assert not watched.requested
+    monkeypatch.setenv(SUPERVISOR, str(os.getppid() + 1))
+    with TerminationSignal() as watched:
+        assert watched.requested
+        assert watched.name == "the end of its supervisor"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that hang up here")
+def test_a_terminal_that_closes_ends_a_run_unless_under_nohup(monkeypatch):
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, heeded in ((signal.SIG_DFL, True), (signal.SIG_IGN, False)):
+            signal.signal(signal.SIGHUP, handler)
+            with TerminationSignal() as watched:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert watched.requested == heeded
+            assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from nsr.utils.errors import UsageError
-from nsr.utils.files import atomic_write, file_lock, keep_as
+from nsr.utils.files import atomic_write, file_lock, is_locked, keep_as
 from nsr.utils.threads import THREAD_POLICY, set_thread_policy
 
 
@@ -92,6 +92,14 @@ def test_a_locked_folder_refuses_a_second_writer_until_it_is_free(tmp_path):
         assert "is being written by another process" in child.stderr
     with file_lock(tmp_path / "run"):
         pass
+
+
+def test_whether_a_folder_is_locked_can_be_asked(tmp_path):
+    assert not is_locked(tmp_path)
+    with file_lock(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+    assert is_locked(tmp_path) is False  # asking does not take it
 
 
 def test_thread_policy_keeps_what_the_user_set(monkeypatch):

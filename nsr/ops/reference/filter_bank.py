@@ -75,7 +75,7 @@ def _modulated_layer(
     v = 1 + gamma @ style.T
     squares = weight.square()
     w, n = (before * v) @ weight.T, v.square() @ squares.T + TINY_SQUARE
-    k = torch.sqrt(squares.sum(1) / n)
+    k = torch.sqrt((squares.sum(1) + TINY_SQUARE) / n)
     z = omega * (k * w + bias)
 
     def vjp(grad: Tensor) -> tuple[Tensor, Tensor]:
