@@ -1,11 +1,33 @@
 #!/usr/bin/env bash
-# Compiles every csrc/cuda/*.cu for sm_80, sm_90 and PTX with warnings as errors: no GPU and no CUDA build of torch needed.
-# Fails too where a kernel spills registers (scripts/cuda_resources.py).
+# Compiles every csrc/cuda/*.cu for sm_90 with warnings as errors: no GPU and no CUDA build of torch needed.
+# Fails too where a kernel spills registers (scripts/cuda_resources.py), or docs/cuda_resources.md is of other kernels.
+#   --all               compiles for sm_80 and PTX as well, as a release is built
 #   --resources [FILE]  also prints what every kernel takes, or writes it to FILE
 #   --adapters          also checks csrc/torch/*.cpp as the CUDA build compiles them (syntax only; half a minute)
 # Ends with 0 when all compile or nvcc is absent, and with 1 otherwise.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+archs=(-gencode=arch=compute_90,code=sm_90)
+what="sm_90" print_resources="" resources="" adapters=""
+while (($#)); do
+  case $1 in
+    --all)
+      archs+=(-gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=compute_90)
+      what="sm_80 sm_90 PTX"
+      ;;
+    --resources)
+      print_resources=1
+      if [[ "${2:-}" == [^-]* ]]; then resources=$2 && shift; fi
+      ;;
+    --adapters) adapters=1 ;;
+    *)
+      echo "check_cuda_compile: $1: expected --all, --resources [FILE] or --adapters" >&2
+      exit 2
+      ;;
+  esac
+  shift
+done
 
 nvcc=${NVCC:-$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")}
 if [[ ! -x "$nvcc" ]]; then
@@ -17,39 +39,40 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 failed=0
 
-report() {  # report NAME COMMAND...: runs it, one line on success, its output on failure
-  local name=$1 log="$out/log" start=$SECONDS
-  shift
+report() {  # report NAME LOG COMMAND...: runs it, one line on success, its output on failure
+  local name=$1 log=$2 start=$SECONDS
+  shift 2
   if "$@" >"$log" 2>&1; then
     echo "check_cuda_compile: ok      $name ($((SECONDS - start)) s)"
   else
     echo "check_cuda_compile: FAILED  $name"
     cat "$log"
-    failed=1
+    : >"$out/failed"
   fi
 }
 
 mkdir "$out/resources"
-for source in csrc/cuda/*.cu; do
-  report "$source sm_80 sm_90 PTX" "$nvcc" -std=c++20 -O3 -Werror all-warnings -Xcompiler -Wall,-Wextra --threads 3 -Xptxas -v \
-    -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=sm_90 -gencode=arch=compute_90,code=compute_90 \
-    -c "$source" -o "$out/object.o"
-  mv "$out/log" "$out/resources/$(basename "$source").log"
+for source in $(ls -S csrc/cuda/*.cu); do  # the largest first, so that none of the others waits for it at the end
+  while (($(jobs -rp | wc -l) >= $(nproc))); do wait -n || true; done
+  name=$(basename "$source")
+  report "$source $what" "$out/resources/$name.log" "$nvcc" -std=c++20 -O3 -Werror all-warnings -Xcompiler -Wall,-Wextra \
+    -Xptxas -v "${archs[@]}" -c "$source" -o "$out/$name.o" &
 done
-if ((!failed)); then
+wait
+if [[ ! -e "$out/failed" ]]; then
   version=$("$nvcc" --version | sed -n 's/.*release.*V/nvcc /p')
-  if [[ "${1:-}" == --resources ]]; then
-    python3 scripts/cuda_resources.py "$out/resources" "$version" ${2:+"$2"} || failed=1
+  if [[ -n "$print_resources" ]]; then
+    python3 scripts/cuda_resources.py "$out/resources" "$version" ${resources:+"$resources"} || failed=1
   else
     python3 scripts/cuda_resources.py "$out/resources" "$version" "$out/table.md" || failed=1
-    if grep -q "Compiler: $version\\." docs/cuda_resources.md && ! cmp -s "$out/table.md" docs/cuda_resources.md; then
+    if grep -q "Compiler: $version," docs/cuda_resources.md && ! cmp -s "$out/table.md" docs/cuda_resources.md; then
       echo "check_cuda_compile: FAILED  docs/cuda_resources.md is of other kernels; --resources docs/cuda_resources.md writes it"
       diff docs/cuda_resources.md "$out/table.md" || failed=1
     fi
   fi
 fi
 
-if [[ "${1:-}" == --adapters ]]; then
+if [[ -n "$adapters" ]]; then
   python=${PYTHON:-.venv/bin/python}
   cuda_include=${CUDA_HOME:-/usr/local/cuda}/include
   mkdir -p "$out/c10/cuda/impl"
@@ -59,9 +82,10 @@ if [[ "${1:-}" == --adapters ]]; then
     includes+=(-isystem "$path")
   done
   for source in csrc/torch/*.cpp; do
-    report "$source with CUDA" "${CXX:-g++}" -std=c++20 -fsyntax-only -Wall -Werror -DNSR_WITH_CUDA \
+    report "$source with CUDA" "$out/log" "${CXX:-g++}" -std=c++20 -fsyntax-only -Wall -Werror -DNSR_WITH_CUDA \
       '-DNSR_CUDA_VERSION="check"' "${includes[@]}" "$source"
   done
 fi
 
+[[ ! -e "$out/failed" ]] || failed=1
 exit $failed

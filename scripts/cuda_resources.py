@@ -20,13 +20,14 @@ EXPLAINED: dict[str, str] = {}  # kernel: why it may spill
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(sm_\w+)'")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
+ARCH = "sm_90"  # that the table is of; none may spill
 REGISTERS, WARP, MOST_WARPS = 65536, 32, 64  # of a multiprocessor of sm_80 and sm_90
 
 INTRODUCTION = """\
 # What the CUDA kernels take of a multiprocessor
 
 Written by `scripts/check_cuda_compile.sh --resources docs/cuda_resources.md`; `make test` compares, where nvcc is the same.
-Compiler: {version}. Nothing here has run: see docs/gpu.md for what has run on a GPU.
+Compiler: {version}, for sm_90. Nothing here has run: see docs/gpu.md for what has run on a GPU.
 
 A multiprocessor holds 64 warps at most; the column says how many it holds by registers alone. Shared memory comes besides for
 the networks: their blocks choose 128, 64 or 32 threads by it (csrc/cuda/tile.cuh). A stack without spills is an array that is
@@ -71,24 +72,17 @@ def short(name: str) -> str:
 
 
 def table(kernels: list[Kernel]) -> str:
-    """One row per kernel and type; `sm_80 / sm_90` in a cell."""
-    rows: dict[tuple[str, str], dict[str, Kernel]] = {}
-    for kernel in kernels:
-        rows.setdefault((kernel.source, kernel.name), {})[kernel.arch] = kernel
-    archs = sorted({kernel.arch for kernel in kernels})
-    lines = [
-        f"| source | kernel | registers ({' / '.join(archs)}) | warps by registers | stack, bytes | spills, bytes |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (source, name), found in sorted(rows.items()):
-        cells = [" / ".join(str(getattr(found[a], key)) for a in archs) for key in ("registers", "warps", "stack", "spills")]
-        lines.append(f"| `{source}` | `{name}` | " + " | ".join(cells) + " |")
+    """One row per kernel and type."""
+    lines = ["| source | kernel | registers | warps by registers | stack, bytes | spills, bytes |", "|---|---|---|---|---|---|"]
+    for kernel in sorted(kernels):
+        cells = kernel.registers, kernel.warps, kernel.stack, kernel.spills
+        lines.append(f"| `{kernel.source}` | `{kernel.name}` | " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
 def main(folder: Path, version: str, target: Path | None) -> int:
     kernels = [kernel for log in sorted(folder.glob("*.log")) for kernel in parse(log.read_text(), log.stem)]
-    text = table(kernels)
+    text = table([kernel for kernel in kernels if kernel.arch == ARCH])
     if target is None:
         print(text)
     else:

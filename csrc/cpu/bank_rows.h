@@ -1,6 +1,7 @@
 // What the filter banks share on the CPU: sines of rows, and where a tile keeps the bank's rows.
 #pragma once
 
+#include "layer_gradients.h"
 #include "sdf_and_normal_tile.h"
 
 namespace nsr::cpu {
@@ -52,5 +53,19 @@ struct KeptBank {
   Row<T>* features(int l) const { return rows.features + (l - 1) * network.grid.features; }
   Row<T>* feature_gradient(int l) const { return rows.feature_gradient + (l - 1) * network.grid.features; }
 };
+
+// The end of the backward pass, from the cotangent of z_0: to the sums of the bank's first layer and to `input`.
+// points: 3 rows that are free.
+template <typename T>
+void pull_points(const KeptBank<T>& kept, const Row<T>* dz, TileSums<T>& sums, Row<T>* points, Row<T>* input) {
+  const FilterBank<T>& bank = kept.network.bank;
+  const int layer = kept.network.layers;  // behind the dense ones
+  scale_rows(bank.inverse_extent, 3, kept.rows.input, points);
+  sums.add_weight(layer, dz, points);
+  sums.add_bias(layer, dz);
+  multiply<T>(backward_matrix(bank.first()), nullptr, 3, bank.width, dz, points);
+  scale_rows(bank.inverse_extent, 3, points, points);
+  add(3, points, input);
+}
 
 }  // namespace nsr::cpu

@@ -103,12 +103,7 @@ class BankBackward {
       if (l > 1) add(width, below, input + 3 + (l - 2) * width);
     }
     unbend(z(0), below, pushed, bent);
-    scale_rows(bank_.inverse_extent, 3, kept.rows.input, points_);
-    sums_.add_weight(network_.layers, bent, points_);
-    sums_.add_bias(network_.layers, bent);
-    multiply<T>(backward_matrix(bank_.first()), nullptr, 3, width, bent, points_);
-    scale_rows(bank_.inverse_extent, 3, points_, points_);
-    add(3, points_, input);
+    pull_points(kept, bent, sums_, points_, input);
   }
 
  private:

@@ -87,12 +87,7 @@ class ModulatedBackward {
     map_rows<T>(width, dz, kDual, at(kSlopeZ, 0), at(kOfTap, 0), at(kCurvatureZ, 0), at(kTangentZ, 0), kept.r(0));
     product(width, kept.r(0), at(kSlopeZ, 0), q);
     sums_.add_weight(network_.layers, q, points_);
-    scale_rows(bank_.inverse_extent, 3, kept.rows.input, points_);
-    sums_.add_weight(network_.layers, dz, points_);
-    sums_.add_bias(network_.layers, dz);
-    multiply<T>(backward_matrix(bank_.first()), nullptr, 3, width, dz, points_);
-    scale_rows(bank_.inverse_extent, 3, points_, points_);
-    add(3, points_, input);
+    pull_points(kept, dz, sums_, points_, input);
   }
 
  private:

@@ -95,6 +95,28 @@ __device__ __noinline__ void sum_rows(int count, Column<T> column, T* to) {
   if (to) add_rows(count, column, to);
 }
 
+// What a block adds up over its points: of the dense layers and of the bank, or null where none is wanted.
+template <typename T>
+struct BankSums {
+  const SdfNetwork<T>& net;
+  T* parts;
+  T* bank_parts;
+
+  __device__ __forceinline__ T* in_bank(int64_t place) const { return bank_parts ? bank_parts + place : nullptr; }
+  // left right^T: to what the first dense layer has for the tap of level l; l = 0: for the point.
+  __device__ __forceinline__ void add_to_layer(int l, Column<T> left, Column<T> right, int rights) const {
+    T* const to = parts ? parts + net.weight_place(0) + tap_column(net, l) : nullptr;
+    sum_outer(net.width(0), rights, left, right, net.layer[0].inputs, to);
+  }
+  // The same to one of the bank's matrices, which has `lefts` rows or, where that is not said, as many as the bank is wide.
+  __device__ __forceinline__ void add_to_bank(int64_t place, Column<T> left, Column<T> right, int rights) const {
+    add_to_bank(place, left, right, rights, net.bank.width);
+  }
+  __device__ __forceinline__ void add_to_bank(int64_t place, Column<T> left, Column<T> right, int rights, int lefts) const {
+    sum_outer(lefts, rights, left, right, rights, in_bank(place));
+  }
+};
+
 // What the forward pass keeps of a bank where values are all: nothing.
 template <typename T>
 struct NothingKept {

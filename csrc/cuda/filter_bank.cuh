@@ -66,32 +66,32 @@ template <typename T>
 class BankBackward {
  public:
   __device__ BankBackward(const SdfNetwork<T>& network, BankColumns<T> columns, T* parts, T* bank_parts, KeptColumn<T> curved)
-      : net_(network), bank_(network.bank), columns_(columns), parts_(parts), bank_parts_(bank_parts), curved_(curved) {}
+      : net_(network), bank_(network.bank), columns_(columns), sums_{network, parts, bank_parts}, curved_(curved) {}
 
   // From the cotangent g of the normal and q_1 in `q`: the tangent of the first dense layer's z.
   __device__ __forceinline__ void push(KeptColumn<T> kept, const T g[3], Column<T> q, Column<T> tangent) {
     Column<T> tap = columns_.a, next = columns_.b;
     const Column<T> few = columns_.few;
     for (int d = 0; d < 3; ++d) few[d] = g[d];
-    add_to_layer(0, q, few, 3);
+    sums_.add_to_layer(0, q, few, 3);
     multiply_to<false>(net_.layer[0], net_.width(0), 3, few, tangent);
     for (int d = 0; d < 3; ++d) few[d] = g[d] * bank_.inverse_extent;
     multiply_to<false>(bank_.first(), bank_.width, 3, few, tap);
     for_each(bank_.width, [&](int j) { tap[j] = bend_z(kept, 0, j, tap[j]); });
-    add_to_bank(0, columns_.c, few, 3);
+    sums_.add_to_bank(0, columns_.c, few, 3);
     for (int l = 1; l <= net_.taps(); ++l) {
       multiply_to<false>(bank_.sine(l), bank_.width, bank_.width, tap, next);
       for_each(bank_.width, [&](int j) { next[j] = bend_z(kept, l, j, next[j]); });
-      add_to_bank(bank_.weight_place(l), columns_.c, tap, bank_.width);
+      sums_.add_to_bank(bank_.weight_place(l), columns_.c, tap, bank_.width);
       for_each(bank_.features, [&](int f) {
         const int row = net_.kept_jacobian() + 3 * ((l - 1) * bank_.features + f);
         few[f] = g[0] * kept[row] + g[1] * kept[row + 1] + g[2] * kept[row + 2];
       });
       multiply_to<false>(bank_.fourier(l), bank_.width, bank_.features, few, tap);
       for_each(bank_.width, [&](int j) { next[j] += bend_y(kept, l, j, tap[j]); });
-      add_to_bank(bank_.fourier_place(l), columns_.c, few, bank_.features);
+      sums_.add_to_bank(bank_.fourier_place(l), columns_.c, few, bank_.features);
       swap(tap, next);
-      add_to_layer(l, q, tap, bank_.width);
+      sums_.add_to_layer(l, q, tap, bank_.width);
       multiply_to<false>(layer_of_tap(net_, l), net_.width(0), bank_.width, tap, tangent, T(1), T(1));
     }
   }
@@ -102,34 +102,34 @@ class BankBackward {
                                        const Features& grad_feature) {
     const Column<T> dt = columns_.a, bent = columns_.b, value = columns_.c, few = columns_.few;
     for (int d = 0; d < 3; ++d) few[d] = kept[d];
-    add_to_layer(0, dz, few, 3);
+    sums_.add_to_layer(0, dz, few, 3);
     multiply_to<true>(net_.layer[0], 3, net_.width(0), dz, few);
     for (int d = 0; d < 3; ++d) grad_x[d] = few[d];
     for (int l = net_.taps(); l > 0; --l) {
       for_each(bank_.width, [&](int j) { value[j] = kept[tap_column(net_, l) + j]; });
-      add_to_layer(l, dz, value, bank_.width);
+      sums_.add_to_layer(l, dz, value, bank_.width);
       multiply_to<true>(layer_of_tap(net_, l), bank_.width, net_.width(0), dz, dt, T(1), l < net_.taps() ? T(1) : T(0));
       for_each(bank_.width, [&](int j) {
         bent[j] = unbend(T(kTwoPi), kept[net_.kept_bank_y(l) + j], dt[j], pushed, y_row(l) + j);
       });
       for_each(bank_.features, [&](int f) { few[f] = kept[net_.kept_features() + (l - 1) * bank_.features + f]; });
-      add_to_bank(bank_.fourier_place(l), bent, few, bank_.features);
+      sums_.add_to_bank(bank_.fourier_place(l), bent, few, bank_.features);
       multiply_to<true>(bank_.fourier(l), bank_.features, bank_.width, bent, few);
       for_each(bank_.features, [&](int f) { grad_feature((l - 1) * bank_.features + f, few[f]); });
       for_each(bank_.width, [&](int j) {
         bent[j] = unbend(bank_.omega, kept[net_.kept_bank_z(l) + j], dt[j], pushed, z_row(l) + j);
         value[j] = l > 1 ? kept[tap_column(net_, l - 1) + j] : sine_layer(bank_.omega, kept[net_.kept_bank_z(0) + j]).value;
       });
-      add_to_bank(bank_.weight_place(l), bent, value, bank_.width);
-      sum_rows(bank_.width, bent, in_bank(bank_.bias_place(l)));
+      sums_.add_to_bank(bank_.weight_place(l), bent, value, bank_.width);
+      sum_rows(bank_.width, bent, sums_.in_bank(bank_.bias_place(l)));
       multiply_to<true>(bank_.sine(l), bank_.width, bank_.width, bent, dt);
     }
     for_each(bank_.width, [&](int j) {
       bent[j] = unbend(bank_.omega, kept[net_.kept_bank_z(0) + j], dt[j], pushed, z_row(0) + j);
     });
     for (int d = 0; d < 3; ++d) few[d] = kept[d] * bank_.inverse_extent;
-    add_to_bank(0, bent, few, 3);
-    sum_rows(bank_.width, bent, in_bank(bank_.first_bias_place()));
+    sums_.add_to_bank(0, bent, few, 3);
+    sum_rows(bank_.width, bent, sums_.in_bank(bank_.first_bias_place()));
     multiply_to<true>(bank_.first(), 3, bank_.width, bent, few);
     for (int d = 0; d < 3; ++d) grad_x[d] += bank_.inverse_extent * few[d];
   }
@@ -158,20 +158,10 @@ class BankBackward {
     return cotangent * sine_layer(frequency, z).slope + (pushed ? curved_[curved_row] : T(0));
   }
 
-  __device__ __forceinline__ T* in_bank(int64_t place) const { return bank_parts_ ? bank_parts_ + place : nullptr; }
-  __device__ __forceinline__ void add_to_layer(int l, Column<T> left, Column<T> right, int rights) {
-    T* const to = parts_ ? parts_ + net_.weight_place(0) + tap_column(net_, l) : nullptr;
-    sum_outer(net_.width(0), rights, left, right, net_.layer[0].inputs, to);
-  }
-  __device__ __forceinline__ void add_to_bank(int64_t place, Column<T> left, Column<T> right, int rights) {
-    sum_outer(bank_.width, rights, left, right, rights, in_bank(place));
-  }
-
   const SdfNetwork<T>& net_;
   const FilterBank<T>& bank_;
   BankColumns<T> columns_;
-  T* parts_;
-  T* bank_parts_;
+  BankSums<T> sums_;
   KeptColumn<T> curved_;
 };
 

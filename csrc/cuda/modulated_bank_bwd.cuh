@@ -13,14 +13,14 @@ class ModulatedBackward {
  public:
   __device__ ModulatedBackward(const SdfNetwork<T>& network, BankColumns<T> columns, T* parts, T* bank_parts,
                                KeptColumn<T> curved)
-      : net_(network), bank_(network.bank), columns_(columns), parts_(parts), bank_parts_(bank_parts), curved_(curved) {}
+      : net_(network), bank_(network.bank), columns_(columns), sums_{network, parts, bank_parts}, curved_(curved) {}
 
   __device__ __forceinline__ void push(KeptColumn<T> kept, const T g[3], Column<T> q, Column<T> tangent) {
     const int width = bank_.width, levels = net_.taps();
     Column<T> tap = columns_.a, next = columns_.b;
     const Column<T> c = columns_.c, d = columns_.d, few = columns_.few;
     for_each(3, [&](int k) { few[k] = g[k]; });
-    add_to_layer(0, q, few, 3);
+    sums_.add_to_layer(0, q, few, 3);
     multiply_to<false>(net_.layer[0], net_.width(0), 3, few, tangent);
     for_each(3, [&](int k) { few[k] = g[k] * bank_.inverse_extent; });
     multiply_to<false>(bank_.first(), width, 3, few, tap);
@@ -30,7 +30,7 @@ class ModulatedBackward {
       tap[j] *= s.slope;
       c[j] = kept[net_.kept_bank_r(0) + j] * s.slope;
     });
-    add_to_bank(0, c, few, 3);
+    sums_.add_to_bank(0, c, few, 3);
     T mean = T(0);
     for (int l = 1; l <= levels; ++l) {
       load_tangent_features(kept, l, g);
@@ -69,7 +69,7 @@ class ModulatedBackward {
         const SinePoint<T> s = z_point(kept, l, j);
         c[j] = alpha * (curved_[tangent_z(l) + j] * s.slope + turned(l) * s.value);
       });
-      add_to_layer(l, q, c, width);
+      sums_.add_to_layer(l, q, c, width);
       multiply_to<false>(layer_of_tap(net_, l), net_.width(0), width, c, tangent, T(1), T(1));
     }
   }
@@ -84,12 +84,12 @@ class ModulatedBackward {
     if (!pushed)
       for (int row = tangent_z(0); row < of_weighed(1); ++row) curved_[row] = T(0);
     for_each(3, [&](int k) { few[k] = kept[k]; });
-    add_to_layer(0, dz, few, 3);
+    sums_.add_to_layer(0, dz, few, 3);
     multiply_to<true>(net_.layer[0], 3, net_.width(0), dz, few);
     for_each(3, [&](int k) { grad_x[k] = few[k]; });
     for (int l = 1; l <= net_.taps(); ++l) {
       for_each(width, [&](int j) { c[j] = kept[tap_column(net_, l) + j]; });
-      add_to_layer(l, dz, c, width);
+      sums_.add_to_layer(l, dz, c, width);
       multiply_to<true>(layer_of_tap(net_, l), width, net_.width(0), dz, c);
       for_each(width, [&](int j) { curved_[of_weighed(l) + j] = c[j]; });
     }
@@ -102,8 +102,8 @@ class ModulatedBackward {
       b[j] = dual(z_point(kept, 0, j), below[j], curved_[tangent_z(0) + j], kept[net_.kept_bank_r(0) + j]);
     });
     for_each(3, [&](int k) { few[k] = kept[k] * bank_.inverse_extent; });
-    add_to_bank(0, b, few, 3);
-    sum_rows(width, b, in_bank(bank_.first_bias_place()));
+    sums_.add_to_bank(0, b, few, 3);
+    sum_rows(width, b, sums_.in_bank(bank_.first_bias_place()));
     multiply_to<true>(bank_.first(), 3, width, b, few);
     for_each(3, [&](int k) { grad_x[k] += bank_.inverse_extent * few[k]; });
   }
@@ -187,7 +187,7 @@ class ModulatedBackward {
     });
     add_score(l, of_score(l), c, true);
     add_score(l, of_tangent_score(l), d, false);
-    sum_rows(width, below, in_bank(bank_.bias_place(l)));  // below is dz_l from here on
+    sum_rows(width, below, sums_.in_bank(bank_.bias_place(l)));  // below is dz_l from here on
 
     const auto tap = [&](int j) { return z_point(kept, l - 1, j).value; };
     const auto tangent_tap = [&](int j) { return curved_[tangent_z(l - 1) + j] * z_point(kept, l - 1, j).slope; };
@@ -197,13 +197,13 @@ class ModulatedBackward {
       b[j] = demodulated(kept, l, j, below[j]).w;
       c[j] = tap(j) * v(j);
     });
-    add_to_bank(bank_.weight_place(l), b, c, width);
+    sums_.add_to_bank(bank_.weight_place(l), b, c, width);
     multiply_to<true>(bank_.sine(l), width, width, b, d);
     for_each(width, [&](int j) {
       b[j] = demodulated(kept, l, j, below[j]).tangent_w;
       c[j] = tangent_tap(j) * v(j) + tap(j) * dv(j);
     });
-    add_to_bank(bank_.weight_place(l), b, c, width);
+    sums_.add_to_bank(bank_.weight_place(l), b, c, width);
     multiply_to<true>(bank_.sine(l), width, width, b, e);
     for_each(width, [&](int j) {
       next[j] = v(j) * d[j] + dv(j) * e[j];
@@ -212,19 +212,19 @@ class ModulatedBackward {
       e[j] = tangent;
       b[j] = demodulated(kept, l, j, below[j]).sum;
     });
-    sum_rows(width, b, in_bank(sum_place(l)));
+    sum_rows(width, b, sums_.in_bank(sum_place(l)));
     for_each(width, [&](int j) {
       b[j] = demodulated(kept, l, j, below[j]).n;
       c[j] = v(j) * v(j);
     });
-    add_to_bank(square_place(l), b, c, width);
+    sums_.add_to_bank(square_place(l), b, c, width);
     multiply_to<true>(bank_.square(l), width, width, b, c);
     for_each(width, [&](int j) {
       d[j] += T(2) * v(j) * c[j];
       b[j] = demodulated(kept, l, j, below[j]).tangent_n;
       c[j] = T(2) * v(j) * dv(j);
     });
-    add_to_bank(square_place(l), b, c, width);
+    sums_.add_to_bank(square_place(l), b, c, width);
     multiply_to<true>(bank_.square(l), width, width, b, c);
     for_each(width, [&](int j) {
       d[j] += T(2) * dv(j) * c[j];
@@ -232,9 +232,9 @@ class ModulatedBackward {
     });
 
     for_each(width, [&](int j) { b[j] = y_point(kept, l, j).value; });
-    add_to_bank(bank_.style_place(l), d, b, width);
+    sums_.add_to_bank(bank_.style_place(l), d, b, width);
     for_each(width, [&](int j) { b[j] = curved_[tangent_y(l) + j] * y_point(kept, l, j).slope; });
-    add_to_bank(bank_.style_place(l), e, b, width);
+    sums_.add_to_bank(bank_.style_place(l), e, b, width);
     multiply_to<true>(bank_.style(l), width, width, d, b);
     multiply_to<true>(bank_.style(l), width, width, e, c);
     for_each(width, [&](int j) {
@@ -243,10 +243,10 @@ class ModulatedBackward {
       e[j] = s.slope * c[j];
     });
     for_each(bank_.features, [&](int f) { few[f] = kept[net_.kept_features() + (l - 1) * bank_.features + f]; });
-    add_to_bank(bank_.fourier_place(l), d, few, bank_.features);
+    sums_.add_to_bank(bank_.fourier_place(l), d, few, bank_.features);
     if (pushed) {
       load_tangent_features(kept, l, g);
-      add_to_bank(bank_.fourier_place(l), e, few, bank_.features);
+      sums_.add_to_bank(bank_.fourier_place(l), e, few, bank_.features);
     }
     multiply_to<true>(bank_.fourier(l), bank_.features, width, d, few);
     for_each(bank_.features, [&](int f) { grad_feature((l - 1) * bank_.features + f, few[f]); });
@@ -276,26 +276,14 @@ class ModulatedBackward {
 
   __device__ __forceinline__ void add_score(int l, T factor, Column<T> right, bool bias) {
     columns_.few[0] = factor;
-    add_to_bank(bank_.score_place(l), columns_.few, right, bank_.width, 1);
-    if (bias) sum_rows(1, columns_.few, in_bank(bank_.score_bias_place(l)));
-  }
-  __device__ __forceinline__ T* in_bank(int64_t place) const { return bank_parts_ ? bank_parts_ + place : nullptr; }
-  __device__ __forceinline__ void add_to_layer(int l, Column<T> left, Column<T> right, int rights) {
-    T* const to = parts_ ? parts_ + net_.weight_place(0) + tap_column(net_, l) : nullptr;
-    sum_outer(net_.width(0), rights, left, right, net_.layer[0].inputs, to);
-  }
-  __device__ __forceinline__ void add_to_bank(int64_t place, Column<T> left, Column<T> right, int rights) {
-    add_to_bank(place, left, right, rights, bank_.width);
-  }
-  __device__ __forceinline__ void add_to_bank(int64_t place, Column<T> left, Column<T> right, int rights, int lefts) {
-    sum_outer(lefts, rights, left, right, rights, in_bank(place));
+    sums_.add_to_bank(bank_.score_place(l), columns_.few, right, bank_.width, 1);
+    if (bias) sum_rows(1, columns_.few, sums_.in_bank(bank_.score_bias_place(l)));
   }
 
   const SdfNetwork<T>& net_;
   const FilterBank<T>& bank_;
   BankColumns<T> columns_;
-  T* parts_;
-  T* bank_parts_;
+  BankSums<T> sums_;
   KeptColumn<T> curved_;
 };
 

@@ -109,11 +109,13 @@ def run_eval(args: argparse.Namespace) -> None:
         measured |= camera_metrics(run, scene, args.reference)
         replaced.append(CAMERAS)
     mesh_file = args.gt or (scene.ground_truth if everything else None)
+    if mesh_file is not None or args.dtu_gt is not None:
+        mesh = run_shape(run, scene, args.resolution)
     if mesh_file is not None:
-        measured |= mesh_metrics(run, scene, Path(mesh_file), args.resolution)
+        measured |= mesh_metrics(run, scene, mesh, Path(mesh_file))
         replaced.append(MESH)
     if args.dtu_gt is not None:
-        measured |= dtu_metrics(run, scene, args.dtu_gt, args.dtu_scan, args.resolution)
+        measured |= dtu_metrics(scene, mesh, args.dtu_gt, args.dtu_scan)
         replaced.append(DTU)
 
     from nsr.evaluation.report import write_metrics
@@ -158,32 +160,28 @@ def camera_metrics(run: Run, scene: Scene, reference: str | None) -> dict:
     return evaluate_cameras(estimated, reference_cameras(true_scene)[run.train_views])
 
 
-def mesh_metrics(run: Run, scene: Scene, mesh_file: Path, resolution: int) -> dict:
+def run_shape(run: Run, scene: Scene, resolution: int) -> Trimesh:
+    """The run's mesh in world units, without colours."""
+    from nsr.training.results import run_mesh, trusted_masks
+
+    views = {"cameras": run.cameras, "masks": trusted_masks(run, scene)}
+    return run_mesh(run.model, run.world_from_scene, resolution=resolution, color=False, **views)
+
+
+def mesh_metrics(run: Run, scene: Scene, mesh: Trimesh, mesh_file: Path) -> dict:
     """Distances between the run's mesh and the true one, seen by the training cameras."""
     from nsr.evaluation.chamfer import evaluate_mesh
     from nsr.geometry.meshes import load_mesh
     from nsr.training.run import reference_cameras
 
-    true = load_mesh(mesh_file)
-    return evaluate_mesh(_shape(run, scene, resolution), true, reference_cameras(scene)[run.train_views], seed=0)
+    return evaluate_mesh(mesh, load_mesh(mesh_file), reference_cameras(scene)[run.train_views], seed=0)
 
 
-def dtu_metrics(run: Run, scene: Scene, folder: Path, scan: int | None, resolution: int) -> dict:
-    """Distances between the run's mesh and DTU's scan of the same number, by the data set's protocol."""
+def dtu_metrics(scene: Scene, mesh: Trimesh, folder: Path, scan: int | None) -> dict:
+    """Distances between a mesh and DTU's scan of the scene's number, or of the one given, by the data set's protocol."""
     from nsr.evaluation.dtu import evaluate_dtu, load_dtu_reference, scan_number
 
-    reference = load_dtu_reference(folder, scan_number(scene.name) if scan is None else scan)
-    return evaluate_dtu(_shape(run, scene, resolution), reference)
-
-
-def _shape(run: Run, scene: Scene, resolution: int) -> Trimesh:
-    """The run's mesh in world units, without colours."""
-    from nsr.training.results import run_mesh
-    from nsr.training.trainer import trusted
-
-    masks = trusted(scene.select(run.train_views), run.config)[0].masks
-    views = {"cameras": run.cameras, "masks": masks}
-    return run_mesh(run.model, run.world_from_scene, resolution=resolution, color=False, **views)
+    return evaluate_dtu(mesh, load_dtu_reference(folder, scan_number(scene.name) if scan is None else scan))
 
 
 def _read_json(path: Path) -> dict:

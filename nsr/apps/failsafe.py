@@ -139,11 +139,10 @@ def run_train(args: argparse.Namespace) -> int:
 
     from nsr.training.folders import LATEST, PREVIOUS, has_checkpoint, new_run_folder, reached, run_folders
 
-    patience = {"max_retries": args.max_retries, "backoff": args.backoff}
-    earlier = persistently(lambda: run_folders(args.exps_folder, experiment), **patience) if args.is_continue else []
+    earlier = persistently(lambda: run_folders(args.exps_folder, experiment), **patience(args)) if args.is_continue else []
     if args.is_continue and not earlier:
         say(f"failsafe: no run to continue in {args.exps_folder / experiment}: one begins")
-    folder = earlier[-1] if earlier else persistently(lambda: new_run_folder(args.exps_folder, experiment), **patience)
+    folder = earlier[-1] if earlier else persistently(lambda: new_run_folder(args.exps_folder, experiment), **patience(args))
     begun = False  # whether there has ever been a checkpoint
 
     def command() -> list[str]:
@@ -175,8 +174,7 @@ def run_eval(args: argparse.Namespace) -> int:
         raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
     _, experiment = the_experiment(args)
     data = scene_folder(args) if args.data_dir is not None else None
-    patience = {"max_retries": args.max_retries, "backoff": args.backoff}
-    folder = persistently(lambda: newest_finished(args.exps_folder, experiment, data), **patience)
+    folder = persistently(lambda: newest_finished(args.exps_folder, experiment, data), **patience(args))
     with the_supervisor(args, folder) as supervisor:
         for arguments in evaluation_commands(args, folder):
             code = supervisor.run(arguments[0], lambda arguments=arguments: nsr_command(*arguments))
@@ -186,7 +184,11 @@ def run_eval(args: argparse.Namespace) -> int:
 
 
 def the_supervisor(args: argparse.Namespace, folder: Path) -> Supervisor:
-    return Supervisor(folder.parent, folder.name, max_retries=args.max_retries, backoff=args.backoff)
+    return Supervisor(folder.parent, folder.name, **patience(args))
+
+
+def patience(args: argparse.Namespace) -> dict[str, float]:
+    return {"max_retries": args.max_retries, "backoff": args.backoff}
 
 
 def the_experiment(args: argparse.Namespace) -> tuple[str, str]:

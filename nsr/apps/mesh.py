@@ -91,10 +91,10 @@ def run_mesh_app(args: argparse.Namespace) -> None:
 def training_masks(run: Run) -> Tensor | None:
     """The masks of the training views, as training believed them; None, and a line that says so, when they are not where they
     were."""
-    from nsr.training.trainer import trusted
+    from nsr.training.results import trusted_masks
 
     try:
-        return trusted(run.load_scene().select(run.train_views), run.config)[0].masks
+        return trusted_masks(run, run.load_scene())
     except DataError as error:
         print(f"without masks, by the cameras alone: {error}")
         return None

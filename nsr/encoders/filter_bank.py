@@ -15,9 +15,8 @@ each level contributes at a point. Nothing here depends on which other points ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +25,8 @@ from torch import Tensor, nn
 from nsr.encoders.base import Encoder, VectorJacobian
 from nsr.encoders.hash_grid import HashGridConfig, visible_levels
 from nsr.encoders.tiny_cuda_nn import TcnnOptions
+from nsr.ops.reference.filter_bank import Vjp, filter_bank
 from nsr.ops.sdf_network import FilterBank
-
-_TINY = 1e-8  # beside squared lengths of weights
 
 
 @dataclass(frozen=True)
@@ -90,13 +88,6 @@ class TcnnModulatedFilterBankConfig(TcnnOptions, ModulatedFilterBankConfig):
         return TcnnModulatedFilterBankEncoder(self)
 
 
-class _Tap(NamedTuple):
-    """The value [N, width] of a level, and the map from its cotangent to those of the layer before and of gamma."""
-
-    value: Tensor
-    vjp: object
-
-
 class FilterBankEncoder(Encoder):
     """x [N, 3] -> [N, 3 + levels * width] or, with the sum head, [N, 3 + width]: x, then what the head makes of the taps."""
 
@@ -144,52 +135,31 @@ class FilterBankEncoder(Encoder):
 
         return value, vjp
 
-    def _encode(self, x: Tensor, features: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+    def _encode(self, x: Tensor, features: Tensor) -> tuple[Tensor, Vjp]:
         """The value, from points and their grid's features, and the map from its cotangent to those of the two."""
-        per_level = features.view(len(x), self.spec.levels, self.spec.features)
-        omega, active = self.config.omega, self.active_levels
-        phase = omega * F.linear(x / self.spec.extent, self.first_weight, self.first_bias)
-        first_slope = omega * torch.cos(phase)
-        taps: list[_Tap] = []
-        gammas: list[Tensor] = []
-        hidden = torch.sin(phase)
-        for level in range(active):
-            angle = 2.0 * math.pi * (per_level[:, level] @ self.frequencies[level].T)
-            gammas.append(2.0 * math.pi * torch.cos(angle))
-            taps.append(self._layer(level, hidden, torch.sin(angle)))
-            hidden = taps[-1].value
-        head, head_vjp = self._head([tap.value for tap in taps])
+        bank = self.bank()
+        parts = tuple(bank.tensors().values())
+        taps, bank_vjp = filter_bank(x, features, parts, bank.omega, self.spec.extent, self.active_levels)
+        head, head_vjp = self._sum(taps) if self.config.head == "sum" else (taps, lambda grad: grad)
 
         def vjp(grad_value: Tensor) -> tuple[Tensor, Tensor]:
-            of_taps = head_vjp(grad_value[:, 3:])
-            of_hidden = torch.zeros_like(hidden)
-            of_features = [torch.zeros_like(per_level[:, 0])] * self.spec.levels
-            for level in reversed(range(active)):
-                of_hidden, of_gamma = taps[level].vjp(of_taps[level] + of_hidden)
-                of_features[level] = (of_gamma * gammas[level]) @ self.frequencies[level]
-            from_chain = (of_hidden * first_slope) @ self.first_weight / self.spec.extent
-            return grad_value[:, :3] + from_chain, torch.cat(of_features, dim=1)
+            of_points, of_features = bank_vjp(head_vjp(grad_value[:, 3:]))
+            return grad_value[:, :3] + of_points, of_features
 
         return torch.cat([x, head], dim=1), vjp
 
-    def _layer(self, level: int, hidden: Tensor, gamma: Tensor) -> _Tap:
-        omega, weight = self.config.omega, self.weight[level]
-        phase = omega * F.linear(hidden, weight, self.bias[level])
-        slope = omega * torch.cos(phase)
-        return _Tap(torch.sin(phase) + gamma, lambda grad: ((grad * slope) @ weight, grad))
+    def _sum(self, taps: Tensor) -> tuple[Tensor, VectorJacobian]:
+        """[N, width] of the taps [N, levels * width], and the map from its cotangent to theirs."""
+        omega, shown = self.config.head_omega, self.active_levels
+        weight, bias = self.head_weight[:shown], self.head_bias[:shown]
+        per_level = taps.unflatten(1, (self.spec.levels, self.config.width))[:, :shown]
+        phase = omega * (torch.einsum("nli,loi->nlo", per_level, weight) + bias)
 
-    def _head(self, taps: list[Tensor]) -> tuple[Tensor, object]:
-        """The encoder's output behind x, and the map from its cotangent to those of the taps."""
-        if self.config.head == "concatenate":
-            hidden = [torch.zeros_like(taps[0])] * (self.spec.levels - len(taps))
-            return torch.cat([*taps, *hidden], dim=1), lambda grad: grad.split(self.config.width, dim=1)
-        omega = self.config.head_omega
-        phases = [omega * F.linear(tap, self.head_weight[level], self.head_bias[level]) for level, tap in enumerate(taps)]
+        def vjp(grad: Tensor) -> Tensor:
+            of_shown = torch.einsum("nlo,loi->nli", grad[:, None] * omega * torch.cos(phase), weight)
+            return F.pad(of_shown.flatten(1), (0, taps.shape[1] - shown * self.config.width))
 
-        def vjp(grad: Tensor) -> list[Tensor]:
-            return [(grad * omega * torch.cos(phase)) @ self.head_weight[level] for level, phase in enumerate(phases)]
-
-        return torch.stack([torch.sin(phase) for phase in phases]).sum(dim=0), vjp
+        return torch.sin(phase).sum(dim=1), vjp
 
 
 class ModulatedFilterBankEncoder(FilterBankEncoder):
@@ -206,41 +176,6 @@ class ModulatedFilterBankEncoder(FilterBankEncoder):
 
     def bank(self) -> FilterBank:
         return super().bank()._replace(style=self.style, score=self.score, score_bias=self.score_bias)
-
-    def _layer(self, level: int, hidden: Tensor, gamma: Tensor) -> _Tap:
-        omega, weight, style = self.config.omega, self.weight[level], self.style[level]
-        scale = 1.0 + gamma @ style.T  # [N, width], of the layer's inputs
-        squares = weight.square()
-        length = squares.sum(dim=1) + _TINY  # of each output's weights, squared; and what the modulation makes of it:
-        modulated = scale.square() @ squares.T + _TINY
-        back = torch.sqrt(length / modulated)
-        product = (hidden * scale) @ weight.T
-        phase = omega * (product * back + self.bias[level])
-        slope = omega * torch.cos(phase)
-
-        def vjp(grad: Tensor) -> tuple[Tensor, Tensor]:
-            of_phase = grad * slope
-            of_input = (of_phase * back) @ weight
-            of_modulated = -0.5 * of_phase * product * back / modulated
-            of_scale = of_input * hidden + 2.0 * scale * (of_modulated @ squares)
-            return of_input * scale, of_scale @ style
-
-        return _Tap(torch.sin(phase), vjp)
-
-    def _head(self, taps: list[Tensor]) -> tuple[Tensor, object]:
-        scores = [(tap * self.score[level]).sum(dim=1) + self.score_bias[level] for level, tap in enumerate(taps)]
-        attention = len(taps) * torch.softmax(torch.stack(scores), dim=0)  # [levels, N], 1 on average
-        stacked = torch.stack(taps)  # [levels, N, width]
-        value, behind = super()._head(list(attention[:, :, None] * stacked))
-
-        def vjp(grad: Tensor) -> list[Tensor]:
-            of_weighted = torch.stack(list(behind(grad))[: len(taps)])
-            of_attention = (of_weighted * stacked).sum(dim=2)
-            mean = (of_attention * attention).mean(dim=0)
-            of_scores = attention * (of_attention - mean)
-            return list(of_weighted * attention[:, :, None] + of_scores[:, :, None] * self.score[: len(taps), None])
-
-        return value, vjp
 
 
 class TcnnFilterBankEncoder(FilterBankEncoder):

@@ -29,13 +29,11 @@ def orbit_cameras(cameras: Cameras, n: int) -> Cameras:
     Cameras are in the scene frame; the intrinsics are those of the first.
     """
     up = mean_up(cameras)
-    centers = cameras.centers.detach().cpu().double().numpy()
-    distance = np.linalg.norm(centers, axis=1)
-    directions = centers / distance[:, None]
+    directions, distance = _directions(cameras)
     frame = _level_frame(directions, up.detach().cpu().double().numpy())
-    around, above = _azimuth_elevation(directions @ frame.T)
+    around, above, widest_gap = _azimuth_elevation(directions @ frame.T)
     phase = np.arange(n) / n * 2 * np.pi
-    if _widest_gap(around) <= _ALL_ROUND:
+    if widest_gap <= _ALL_ROUND:
         path = np.stack([phase, np.full(n, np.median(above))], axis=1)
     else:
         middle, first, second = _ellipse_within(np.stack([around, above], axis=1))
@@ -47,6 +45,13 @@ def orbit_cameras(cameras: Cameras, n: int) -> Cameras:
     eye = towards * np.exp(fitted).clip(distance.min(), distance.max())[:, None]
     eye = torch.as_tensor(eye).to(cameras.camera_to_world)
     return _path(cameras, eye, up)
+
+
+def _directions(cameras: Cameras) -> tuple[np.ndarray, np.ndarray]:
+    """Of the centres from the origin: unit vectors [N, 3], and distances [N]."""
+    centers = cameras.centers.detach().cpu().double().numpy()
+    distance = np.linalg.norm(centers, axis=1)
+    return centers / distance[:, None], distance
 
 
 def _path(cameras: Cameras, eye: Tensor, up: Tensor) -> Cameras:
@@ -67,8 +72,9 @@ def _level_frame(directions: np.ndarray, up: np.ndarray) -> np.ndarray:
     return np.stack([front, np.cross(up, front), up])
 
 
-def _azimuth_elevation(directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Radians, of the directions that are not overhead (of all, where all are); azimuths are continuous around their middle."""
+def _azimuth_elevation(directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Of the directions that are not overhead (of all, where all are), in radians: azimuths, continuous around their middle,
+    and elevations; and the widest gap between neighbouring azimuths."""
     above = np.arcsin(directions[:, 2].clip(-1, 1))
     aside = np.abs(above) < _OVERHEAD
     aside = aside if aside.any() else ~aside
@@ -77,12 +83,7 @@ def _azimuth_elevation(directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ordered = np.sort(around)
     gaps = np.diff(ordered, append=ordered[0] + 2 * np.pi)
     cut = ordered[gaps.argmax()]
-    return np.where(around > cut, around - 2 * np.pi, around), above[aside]
-
-
-def _widest_gap(around: np.ndarray) -> float:
-    ordered = np.sort(around)
-    return float(np.diff(ordered, append=ordered[0] + 2 * np.pi).max())
+    return np.where(around > cut, around - 2 * np.pi, around), above[aside], float(gaps.max())
 
 
 def _ellipse_within(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -150,9 +151,7 @@ def spline_cameras(cameras: Cameras, n: int, keys: int = 8) -> Cameras:
     """
     from scipy.interpolate import CubicSpline
 
-    centers = cameras.centers.detach().cpu().double().numpy()
-    distance = np.linalg.norm(centers, axis=1)
-    directions = centers / distance[:, None]
+    directions, distance = _directions(cameras)
     order = _round_trip(directions, _spread(directions, keys))
     if len(order) < 3:  # too few for a round trip: a small circle about the middle of them
         directions = _circle_about(directions)

@@ -21,6 +21,7 @@ from nsr.geometry.visibility import Viewpoints
 from nsr.models.idr import IDRModel
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
 from nsr.training.run import reference_cameras
+from nsr.training.start import trusted
 from nsr.types import Cameras, Scene
 from nsr.utils.errors import UsageError
 
@@ -103,6 +104,11 @@ def run_figures(run: Run) -> dict:
         "rays": run.rays,
         **({"aligned": "similarity of the training cameras"} if run.aligned else {}),
     }
+
+
+def trusted_masks(run: Run, scene: Scene) -> Tensor | None:
+    """The masks of the training views, as training believed them; scene: the run's whole one."""
+    return trusted(scene.select(run.train_views), run.config)[0].masks
 
 
 def training_views(run: Run, masks: Tensor | None = None) -> Viewpoints:

@@ -1,8 +1,6 @@
 """The ablation's table: each part switches something off, and its cells are what the runs measured."""
 
-import importlib
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -10,13 +8,10 @@ from nsr.config import bind
 from nsr.training.settings import Config
 from nsr.utils.hocon import find_conf, load_tree
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def ablation(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("ablation")
+def ablation(program):
+    return program("ablation")
 
 
 def configured(conf: str, overrides: list[str]) -> Config:

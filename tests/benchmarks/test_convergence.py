@@ -25,14 +25,13 @@ TINY = [*SMALL, "model.implicit_network.skip_in=[]", "photometric.rays=32"]
 
 
 @pytest.fixture
-def convergence(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("convergence")
+def convergence(program):
+    return program("convergence")
 
 
 @pytest.fixture
-def plan(convergence):
-    return importlib.import_module("convergence_plan")
+def plan(program):
+    return program("convergence_plan")
 
 
 def write_scenes(root: Path, *names: str) -> Path:

@@ -1,10 +1,8 @@
 """What a convergence benchmark says of its runs: every figure of its tables against runs that are known."""
 
 import csv
-import importlib
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,20 +11,17 @@ from PIL import Image
 from nsr.config import bind, find_conf, load_tree, to_tree
 from nsr.training.settings import Config
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CONFIG = to_tree(bind(Config, *load_tree(find_conf("instant"))))
 
 
 @pytest.fixture
-def report(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("convergence_report")
+def report(program):
+    return program("convergence_report")
 
 
 @pytest.fixture
-def tables(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("convergence_tables")
+def tables(program):
+    return program("convergence_tables")
 
 
 def made_run(

@@ -5,7 +5,6 @@ import json
 import math
 import os
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,13 +23,10 @@ from nsr.training.start import start_from_hull
 from nsr.training.trainer import Trainer
 from nsr.utils.errors import RetriableError
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def worker(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("convergence_run")
+def worker(program):
+    return program("convergence_run")
 
 
 @pytest.fixture

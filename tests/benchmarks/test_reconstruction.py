@@ -1,6 +1,5 @@
 """The benchmark's runs: made once, refused where they are another's, and failures say why."""
 
-import importlib
 import json
 import subprocess
 from pathlib import Path
@@ -10,13 +9,10 @@ import pytest
 
 from nsr.utils.errors import UsageError
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def reconstruction(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    module = importlib.import_module("reconstruction")
+def reconstruction(program, monkeypatch):
+    module = program("reconstruction")
     monkeypatch.setattr(module, "commit", lambda code: "abc")
     module.first_commit.cache_clear()
     yield module
@@ -70,9 +66,8 @@ def test_a_failing_run_says_why(reconstruction, asked, tmp_path):
     assert not any(tmp_path.iterdir())  # nothing that would be refused once it is mended
 
 
-def test_the_commit_tells_changes_apart(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    module = importlib.import_module("reconstruction")
+def test_the_commit_tells_changes_apart(program, monkeypatch, tmp_path):
+    module = program("reconstruction")
     monkeypatch.setattr(module, "ROOT", tmp_path)
     assert module.commit() == ""  # not a checkout
 

@@ -177,6 +177,37 @@ def test_hash_grid_levels_appear_with_progress():
     assert seen == sorted(seen)
 
 
+@pytest.mark.parametrize("shown", [3, 2])
+@pytest.mark.parametrize("head", ["concatenate", "sum"])
+@pytest.mark.parametrize("config", [FilterBankConfig, ModulatedFilterBankConfig])
+def test_banks_are_what_their_formulas_say(config, head, shown):
+    """One point after the other, weights modulated as matrices: the formulas at the head of nsr/encoders/filter_bank.py."""
+    encoder = attentive(config(**SMALL_BANK, head=head, extent=1.2).build().double())
+    encoder.active_levels = shown
+    x = points(9)
+    for point, features, value in zip(x, encoder.grid.features(x, encoder.table, shown), encoder(x), strict=True):
+        hidden, taps = torch.sin(3.0 * (encoder.first_weight @ (point / 1.2) + encoder.first_bias)), []
+        for level, feature in enumerate(features.view(3, -1)[:shown]):
+            gamma = torch.sin(2 * math.pi * (encoder.frequencies[level] @ feature))
+            weight = encoder.weight[level]
+            if config is ModulatedFilterBankConfig:
+                modulated = weight * (1 + encoder.style[level] @ gamma)
+                weight = modulated * (weight.norm(dim=1) / modulated.norm(dim=1))[:, None]
+                gamma = 0
+            hidden = torch.sin(3.0 * (weight @ hidden + encoder.bias[level])) + gamma
+            taps.append(hidden)
+        taps = torch.stack(taps)
+        if config is ModulatedFilterBankConfig:
+            scores = (encoder.score[:shown] * taps).sum(1) + encoder.score_bias[:shown]
+            taps = shown * scores.softmax(0)[:, None] * taps
+        if head == "sum":
+            layers = zip(encoder.head_weight, taps, encoder.head_bias, strict=False)
+            expected = sum(torch.sin(2.0 * (weight @ tap + bias)) for weight, tap, bias in layers)
+        else:
+            expected = torch.cat([taps.flatten(), torch.zeros((3 - shown) * 4, dtype=taps.dtype)])
+        assert torch.allclose(value, torch.cat([point, expected]), rtol=0, atol=1e-6)
+
+
 def test_attention_runs_over_the_levels():
     """Each point weighs its levels by factors that are 1 on average, and differ from level to level and from point to point."""
     encoder = ModulatedFilterBankConfig(**SMALL_BANK).build().double()

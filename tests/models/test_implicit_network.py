@@ -156,7 +156,7 @@ def test_fused_network_follows_its_parameters():
 @pytest.mark.parametrize("modulated", [False, True])
 @pytest.mark.parametrize(("active", "dtype"), [(3, torch.float64), (2, torch.float64), (3, torch.float32)])
 def test_the_fused_filter_banks_are_the_encoders_layer_by_layer(monkeypatch, active, dtype, modulated):
-    """The encoder in PyTorch is the oracle of the op, at values, gradients and the gradients of a loss on both."""
+    """At values, gradients and the gradients of a loss on both."""
     encoder = Variant("stylemod_nffb", ModulatedFilterBankConfig(**dataclasses.asdict(BANK.options))) if modulated else BANK
     network = build(dataclasses.replace(CONFIGS["bank"], encoder=encoder)).to(dtype)
     with torch.no_grad():

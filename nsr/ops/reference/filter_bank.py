@@ -1,16 +1,14 @@
-"""Neural Fourier Filter Bank (Wu, Jin and Yi 2023), as published and modulated, in plain PyTorch: the specification of what
-nsr.ops.sdf_network does with its `bank`. Formulas: csrc/kernels/filter_bank.h."""
+"""Neural Fourier Filter Bank (Wu, Jin and Yi 2023), as published and modulated, in plain PyTorch: what the encoders evaluate,
+and the specification of what nsr.ops.sdf_network does with its `bank`. Formulas: csrc/kernels/filter_bank.h."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from nsr.ops.reference.hash_grid import Grid
 
 TINY_SQUARE = 1e-8
 Vjp = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -28,26 +26,29 @@ def split_bank(bank: Tensor, width: int, levels: int, modulated: bool) -> tuple[
 
 
 def filter_bank(
-    x: Tensor, features: Tensor, grid: Grid, bank: Tensor, width: int, modulated: bool, omega: float
+    x: Tensor, features: Tensor, parts: Sequence[Tensor], omega: float, extent: float, shown: int
 ) -> tuple[Tensor, Vjp]:
-    """Taps [N, L*W] of points [N, 3] and the features [N, L*F] of their grid, zero for levels that are not active; and the map
-    from the taps' cotangent to those of the points, [N, 3], and of the features."""
-    levels, shown = len(grid.resolutions), grid.active_levels
-    first_weight, first_bias, frequencies, weight, bias, *more = split_bank(bank, width, levels, modulated)
-    z = F.linear(x / grid.extent, first_weight, first_bias)
+    """Taps [N, L*W] of points [N, 3] and the features [N, L*F] of their grid, zero behind the first `shown` levels; and the map
+    from the taps' cotangent to those of the points, [N, 3], and of the features.
+
+    parts: as from split_bank, with three more where the bank is modulated; extent: of the grid.
+    """
+    first_weight, first_bias, frequencies, weight, bias, *more = parts
+    levels, width, _ = frequencies.shape
+    z = F.linear(x / extent, first_weight, first_bias)
     value, first_slope = torch.sin(omega * z), omega * torch.cos(omega * z)
     taps, layers, slopes = [], [], []
     for level, feature in enumerate(features.chunk(levels, dim=1)[:shown]):
         y = 2 * math.pi * (feature @ frequencies[level].T)
         gamma = torch.sin(y)
-        if modulated:
+        if more:
             value, layer = _modulated_layer(value, gamma, weight[level], bias[level], more[0][level], omega)
         else:
             value, layer = _layer(value, gamma, weight[level], bias[level], omega)
         taps.append(value)
         layers.append(layer)
         slopes.append(2 * math.pi * torch.cos(y))
-    weighed, through_attention = _attention(taps, more[1], more[2]) if modulated and taps else (taps, lambda grads: grads)
+    weighed, through_attention = _attention(taps, more[1], more[2]) if more and taps else (taps, lambda grads: grads)
     hidden = [x.new_zeros(len(x), width)] * (levels - shown)
 
     def vjp(grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +58,7 @@ def filter_bank(
         for level in reversed(range(shown)):
             of_value, of_gamma = layers[level](of_taps[level] + of_value)
             of_features[level] = (of_gamma * slopes[level]) @ frequencies[level]
-        return (of_value * first_slope) @ first_weight / grid.extent, torch.cat(of_features, 1)
+        return (of_value * first_slope) @ first_weight / extent, torch.cat(of_features, 1)
 
     return torch.cat([*weighed, *hidden], 1), vjp
 

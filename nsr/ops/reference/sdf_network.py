@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsr.ops.reference.dense_layers import split_layers
-from nsr.ops.reference.filter_bank import filter_bank
+from nsr.ops.reference.filter_bank import Vjp, filter_bank, split_bank
 from nsr.ops.reference.hash_grid import Grid, hash_grid, hash_grid_jac
 
 SQUAREPLUS_WIDTH = 1e-3
@@ -39,7 +39,7 @@ def sdf_network(x: Tensor, table: Tensor, *network: Any) -> Tensor:
     *grid, parameters, widths, activation, bank, width, modulated, omega = network
     features = hash_grid(x, table, *grid)
     if bank is not None:
-        features, _ = filter_bank(x, features, Grid(*grid), bank, width, modulated, omega)
+        features, _ = _bank_of(x, features, Grid(*grid), bank, width, modulated, omega)
     value = torch.cat([x, features], 1)
     *hidden, (weight_out, bias_out) = split_layers(value.shape[1], parameters, widths)
     for weight, bias in hidden:
@@ -52,7 +52,7 @@ def sdf_and_normal(x: Tensor, table: Tensor, *network: Any) -> tuple[Tensor, Ten
     *grid, parameters, widths, activation, bank, width, modulated, omega = network
     features, jacobian = hash_grid_jac(x, table, *grid)
     if bank is not None:
-        features, bank_vjp = filter_bank(x, features, Grid(*grid), bank, width, modulated, omega)
+        features, bank_vjp = _bank_of(x, features, Grid(*grid), bank, width, modulated, omega)
     value, slopes = torch.cat([x, features], 1), []
     *hidden, (weight_out, bias_out) = split_layers(value.shape[1], parameters, widths)
     for weight, bias in hidden:
@@ -67,3 +67,10 @@ def sdf_and_normal(x: Tensor, table: Tensor, *network: Any) -> tuple[Tensor, Ten
         from_bank, of_features = bank_vjp(of_features)
         gradient = gradient + from_bank
     return output[:, 0], output[:, 1:], gradient + torch.einsum("nc,ncd->nd", of_features, jacobian)
+
+
+def _bank_of(
+    x: Tensor, features: Tensor, grid: Grid, bank: Tensor, width: int, modulated: bool, omega: float
+) -> tuple[Tensor, Vjp]:
+    parts = split_bank(bank, width, len(grid.resolutions), modulated)
+    return filter_bank(x, features, parts, omega, grid.extent, grid.active_levels)
