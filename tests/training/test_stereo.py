@@ -47,6 +47,12 @@ def carve(hull: Voxels, scene, config=CONFIG) -> StereoStart:
     return carve_by_stereo(hull, scene, config, torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(scope="module")
+def carved(scene) -> StereoStart:
+    """What stereo makes of a ball of radius 0.85."""
+    return carve(ball(0.85), scene)
+
+
 def test_depths_lie_on_the_painted_ball(scene):
     sweep = PlaneSweep(scene, CONFIG, ball(0.85))
     found = sweep.depths()
@@ -58,15 +64,14 @@ def test_depths_lie_on_the_painted_ball(scene):
     assert error.quantile(0.98) < 2.5 * sweep.hull.size
 
 
-def test_what_is_in_front_of_the_surface_is_carved_and_the_object_is_not(scene):
-    hull = ball(0.85)
-    carved = carve(hull, scene).surface.occupied
-    assert not (carved & ~hull.occupied).any()
-    assert carved[ball(RADIUS - 2.0 * hull.size).occupied].float().mean() > 0.999  # a few single voxels vanish when blurred
+def test_what_is_in_front_of_the_surface_is_carved_and_the_object_is_not(carved):
+    hull, left = ball(0.85), carved.surface.occupied
+    assert not (left & ~hull.occupied).any()
+    assert left[ball(RADIUS - 2.0 * hull.size).occupied].float().mean() > 0.999  # a few single voxels vanish when blurred
     points = vertices()
     faced = points[..., 2].abs() < 0.3
     front = hull.occupied & (points.norm(dim=-1) > RADIUS + 3.0 * hull.size) & faced
-    assert carved[front].float().mean() < 0.05
+    assert left[front].float().mean() < 0.05
 
 
 def depths_of_the_ball(sweep: PlaneSweep) -> torch.Tensor:
@@ -159,8 +164,8 @@ def test_planes_that_neighbours_share_are_right_where_matches_are_poor(scene, mo
 
 def test_a_hull_without_filled_cavities_stays(scene):
     exact = ball(RADIUS)
-    carved = carve(exact, scene).surface.occupied
-    assert (exact.occupied & ~carved).sum() < 0.02 * exact.occupied.sum()
+    left = carve(exact, scene).surface.occupied
+    assert (exact.occupied & ~left).sum() < 0.02 * exact.occupied.sum()
 
 
 def with_piece(radius: float, centre) -> Voxels:
@@ -214,10 +219,9 @@ def test_large_photographs_are_compared_at_a_smaller_size(scene):
     assert error.median() < 0.5 * sweep.hull.size
 
 
-def test_a_share_of_the_rays_sees_less_of_the_same(scene):
-    hull = ball(0.85)
-    start, hurried = carve(hull, scene), carve_by_stereo(hull, scene, CONFIG, torch.Generator().manual_seed(0), share=0.25)
-    assert 0.1 < len(hurried.points) / len(start.points) < 0.5
+def test_a_share_of_the_rays_sees_less_of_the_same(scene, carved):
+    hurried = carve_by_stereo(ball(0.85), scene, CONFIG, torch.Generator().manual_seed(0), share=0.25)
+    assert 0.1 < len(hurried.points) / len(carved.points) < 0.5
     error = (hurried.points.norm(dim=-1) - RADIUS).abs()
     assert error.median() < 0.5 * 2 * EXTENT / (RESOLUTION - 1)
 
@@ -252,12 +256,10 @@ def test_planes_found_by_patch_match_lie_in_the_surface(scene):
     assert found.median() > 0.9 > 0.85 > facing.median()
 
 
-def test_the_surface_seen_lies_closer_than_a_voxel_with_its_normals(scene):
-    hull = ball(0.85)
-    start = carve(hull, scene)
-    assert len(start.points) > 1000
-    assert (start.points.norm(dim=-1) - RADIUS).abs().quantile(0.9) < 0.6 * hull.size
-    assert (start.normals * torch.nn.functional.normalize(start.points, dim=-1)).sum(dim=-1).median() > 0.9
+def test_the_surface_seen_lies_closer_than_a_voxel_with_its_normals(carved):
+    assert len(carved.points) > 1000
+    assert (carved.points.norm(dim=-1) - RADIUS).abs().quantile(0.9) < 0.6 * carved.surface.size
+    assert (carved.normals * torch.nn.functional.normalize(carved.points, dim=-1)).sum(dim=-1).median() > 0.9
 
 
 def test_nothing_is_seen_where_nothing_is_left(scene, monkeypatch):
