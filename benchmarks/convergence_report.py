@@ -37,7 +37,8 @@ NOTES = (
     "A threshold counts as reached at the first time looked at from which on it is met to the end of the run; nothing is "
     "interpolated, and it may have been met since the time looked at before. Of several seeds the median counts (the later of "
     "two in the middle), with the range behind it. x: how many times sooner than the yardstick; > where the yardstick never "
-    "gets there and its budget stands for its time.",
+    "gets there and its budget stands for its time. The best of the yardstick, where it did not keep it, counts for it from "
+    "the moment it had it; the others have to keep it.",
     "The loss is the mean over the last 25 steps. It compares only runs of the same losses, and in a last stage for the "
     "colours alone it is theirs alone.",
 )
@@ -120,7 +121,7 @@ def threshold_table(groups: Sequence[Group], comparison: Comparison, chosen: Map
     entries = [entry for entry in thresholds(groups, comparison, chosen) if entry["metric"] == metric]
     columns = list(dict.fromkeys((entry["threshold"], entry["kind"]) for entry in entries))
     unit = METRICS[metric]
-    head = [f"{unit.shown(value)}{' (the final of the yardstick)' if kind == 'yardstick' else ''}" for value, kind in columns]
+    head = [f"{unit.shown(value)}{'' if kind == 'fixed' else f' (the {kind} of the yardstick)'}" for value, kind in columns]
     rows = []
     for recipe, encoder in dict.fromkeys((entry["recipe"], entry["encoder"]) for entry in entries):
         several = len({group.budget for group in groups if (group.recipe, group.encoder) == (recipe, encoder)}) > 1

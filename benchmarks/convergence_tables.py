@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convergence_plan import VANILLA, config_of, recipe_differences
 
@@ -168,36 +168,50 @@ class Reached:
         return cls(seconds, step, spread, len(there), len(times), group.budget)
 
 
-def yardstick_final(yardstick: Sequence[Group], metric: str) -> float | None:
-    """The final value of the longest yardstick runs: the median over the seeds, of two in the middle the worse one. A run
-    without one counts as the worst; None where the median is such a run."""
+def yardstick_point(yardstick: Sequence[Group], metric: str, kind: str) -> dict | None:
+    """What the longest yardstick runs come to (kind "final"), or have been at best ("best"): the point of the median seed, of two
+    in the middle the worse one. A run without one counts as the worst; None where the median is such a run."""
     longest = max(yardstick, key=lambda group: group.budget) if yardstick else None
     if longest is None:
         return None
-    finals = sorted(longest.finals(metric), key=lambda value: -METRICS[metric].better * value)  # the best first
+    unit, points = METRICS[metric], []
+    for run in longest.runs:
+        known = [point for point in run["points"] if figure(point, metric) is not None]
+        if kind == "best" and known:
+            points.append(max(known, key=lambda point: unit.better * figure(point, metric)))  # the first of equals
+        elif known and known[-1] is run["points"][-1]:
+            points.append(known[-1])
+    points.sort(key=lambda point: -unit.better * figure(point, metric))  # the best first
     middle = len(longest.runs) // 2
-    return finals[middle] if middle < len(finals) else None
+    return points[middle] if middle < len(points) else None
 
 
 def thresholds(groups: Sequence[Group], comparison: Comparison, chosen: Mapping[str, Sequence[float]]) -> list[dict]:
     """One entry for each metric, threshold and configuration: when it gets there, and how much sooner than the yardstick.
 
-    chosen: fixed thresholds by metric, instead of Metric.fixed. A configuration with several budgets counts by the one that
-    gets there first. speed_up is None where it does not get there or there is no yardstick; at_least: the yardstick never gets
-    there, and its budget stands for its time.
+    chosen: fixed thresholds by metric, instead of Metric.fixed. kind: final and best of the yardstick (the latter where it has
+    been better on the way: it counts from that moment, though the yardstick did not stay there), or fixed. A configuration with
+    several budgets counts by the one that gets there first. speed_up is None where it does not get there or there is no
+    yardstick; at_least: the yardstick never gets there, and its budget stands for its time.
     """
     yardstick = [group for group in groups if (group.recipe, group.encoder) == comparison.yardstick]
     variants = dict.fromkeys((group.recipe, group.encoder) for group in groups)
     entries = []
     for metric in metrics_of(groups):
-        final = yardstick_final(yardstick, metric)
-        wanted = [(final, "yardstick")] if final is not None else []
+        marks = {kind: yardstick_point(yardstick, metric, kind) for kind in ("final", "best")}
+        if marks["final"] is not None and marks["best"] is marks["final"]:
+            del marks["best"]
+        wanted = [(figure(mark, metric), kind) for kind, mark in marks.items() if mark is not None]
         wanted += [(value, "fixed") for value in chosen.get(metric, METRICS[metric].fixed)]
         for threshold, kind in wanted:
             baseline = _soonest(yardstick, metric, threshold) if yardstick else None
+            if kind == "best":
+                at = {name: marks["best"][name] for name in ("seconds", "step")}
+                baseline = replace(baseline, **at, spread=None, seeds=baseline.of)
             for recipe, encoder in variants:
                 same = [group for group in groups if (group.recipe, group.encoder) == (recipe, encoder)]
-                reached = _soonest(same, metric, threshold)
+                its_own = kind == "best" and (recipe, encoder) == comparison.yardstick
+                reached = baseline if its_own else _soonest(same, metric, threshold)
                 speed_up, at_least = None, False
                 if baseline is not None and reached.seconds is not None:
                     at_least = baseline.seconds is None
@@ -222,7 +236,7 @@ def reached_text(entry: Mapping, several_budgets: bool) -> str:
     if entry["seconds"] is None:
         return f"not reached{seeds}"
     budget = f", budget {entry['budget']:g} s" if several_budgets else ""
-    low, high = entry["spread"]
+    low, high = entry["spread"] or (entry["seconds"], entry["seconds"])
     spread = f" ({low:.3g}-{high:.3g})" if entry["of"] > 1 and high > low else ""
     ratio = f", {'> ' if entry['at_least'] else ''}{entry['speed_up']:.3g}x" if entry["speed_up"] is not None else ""
     return f"{entry['seconds']:.3g} s{spread}{ratio}{budget}{seeds}"
