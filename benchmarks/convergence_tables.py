@@ -169,8 +169,10 @@ class Reached:
 
 
 def yardstick_point(yardstick: Sequence[Group], metric: str, kind: str) -> dict | None:
-    """What the longest yardstick runs come to (kind "final"), or have been at best ("best"): the point of the median seed, of two
-    in the middle the worse one. A run without one counts as the worst; None where the median is such a run."""
+    """Where the longest yardstick runs come to (kind "final"), or have been at best ("best"): the point of the median seed.
+
+    Of two in the middle it is the worse one. A run without a point counts as the worst; None where the median is such a run.
+    """
     longest = max(yardstick, key=lambda group: group.budget) if yardstick else None
     if longest is None:
         return None
