@@ -162,7 +162,7 @@ def benchmark(args: argparse.Namespace) -> int:
     places = find_scenes(args.dataset, args.scenes, args.data, args.h3ds_views, args.dtu_gt)
     variants, left_out = find_variants(args.recipes, args.encoders, args.set, args.device)
     jobs = plan(args, places, variants)
-    earlier = earlier_runs(args.out, jobs)
+    earlier = earlier_runs(args.out, jobs, args.accept)
     results = {
         "about": about(args),
         "scenes": list(dict.fromkeys([run["job"]["scene"] for run in earlier] + [place.name for place in places])),
@@ -212,20 +212,35 @@ def plan(args: argparse.Namespace, places: list[Place], variants: list[Variant])
     return jobs
 
 
-def earlier_runs(out: Path, jobs: Sequence[Job]) -> list[dict]:
-    """The finished runs in OUT that these jobs do not have, where they were measured in the same way on the same device."""
+def earlier_runs(out: Path, jobs: Sequence[Job], accept: Collection[str] = ()) -> list[dict]:
+    """The finished runs in OUT that these jobs do not have, where they can stand in one table with these: of the same code, or
+    of a commit in `accept`; measured in the same way on the same device; in a scene of theirs, of the same data and views."""
     planned, runs = {job.name for job in jobs}, []
-    alike = {(json.dumps(asdict(job.measuring)), job.holdout, job.overrides, job.device) for job in jobs}
+    ways = {_way(job) for job in jobs}
+    scenes = {job.scene: (job.data, job.views, job.dtu) for job in jobs}
     for result in sorted(out.glob("*/*/result.json")):
         folder = result.parent.relative_to(out).as_posix()
-        job = Job.from_dict(json.loads(result.read_text(encoding="utf-8"))["job"])
         if folder in planned:
             continue
-        if (json.dumps(asdict(job.measuring)), job.holdout, job.overrides, job.device) not in alike:
-            print(f"left out of the tables: {folder}: measured or trained in another way")
+        run = finished_run(result.parent, folder)
+        job = Job.from_dict(run["job"])
+        of_now = run["commit"] == commit(CODE_OF_RUNS) and run["measured_by"] == _digest(WORKER)
+        if run["commit"] not in accept and not of_now:
+            why = f"made or measured by other code, of commit {run['commit']}; --accept takes it in"
+        elif _way(job) not in ways:
+            why = "measured or trained in another way"
+        elif scenes.get(job.scene, (job.data, job.views, job.dtu)) != (job.data, job.views, job.dtu):
+            why = f"of other data or views of {job.scene}"
+        else:
+            runs.append(run)
             continue
-        runs.append(finished_run(result.parent, folder))
+        print(f"left out of the tables: {folder}: {why}")
     return runs
+
+
+def _way(job: Job) -> tuple:
+    """What two runs must have in common to stand in one table, beside code and data."""
+    return json.dumps(asdict(job.measuring)), job.holdout, job.overrides, job.device
 
 
 def finished_run(place: Path, folder: str) -> dict:

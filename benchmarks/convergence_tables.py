@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from convergence_plan import VANILLA, config_of, recipe_differences
 
@@ -173,10 +173,9 @@ def yardstick_point(yardstick: Sequence[Group], metric: str, kind: str) -> dict 
 
     Of two in the middle it is the worse one. A run without a point counts as the worst; None where the median is such a run.
     """
-    longest = max(yardstick, key=lambda group: group.budget) if yardstick else None
-    if longest is None:
+    if not yardstick:
         return None
-    unit, points = METRICS[metric], []
+    longest, unit, points = _longest(yardstick), METRICS[metric], []
     for run in longest.runs:
         known = [point for point in run["points"] if figure(point, metric) is not None]
         if kind == "best" and known:
@@ -201,15 +200,14 @@ def thresholds(groups: Sequence[Group], comparison: Comparison, chosen: Mapping[
     entries = []
     for metric in metrics_of(groups):
         marks = {kind: yardstick_point(yardstick, metric, kind) for kind in ("final", "best")}
-        if marks["final"] is not None and marks["best"] is marks["final"]:
+        if None not in marks.values() and figure(marks["best"], metric) == figure(marks["final"], metric):
             del marks["best"]
         wanted = [(figure(mark, metric), kind) for kind, mark in marks.items() if mark is not None]
         wanted += [(value, "fixed") for value in chosen.get(metric, METRICS[metric].fixed)]
         for threshold, kind in wanted:
             baseline = _soonest(yardstick, metric, threshold) if yardstick else None
             if kind == "best":
-                at = {name: marks["best"][name] for name in ("seconds", "step")}
-                baseline = replace(baseline, **at, spread=None, seeds=baseline.of)
+                baseline = _at_its_best(yardstick, marks["best"], baseline)
             for recipe, encoder in variants:
                 same = [group for group in groups if (group.recipe, group.encoder) == (recipe, encoder)]
                 its_own = kind == "best" and (recipe, encoder) == comparison.yardstick
@@ -217,13 +215,27 @@ def thresholds(groups: Sequence[Group], comparison: Comparison, chosen: Mapping[
                 speed_up, at_least = None, False
                 if baseline is not None and reached.seconds is not None:
                     at_least = baseline.seconds is None
-                    slow = max(group.budget for group in yardstick) if at_least else baseline.seconds
+                    slow = _longest(yardstick).budget if at_least else baseline.seconds
                     speed_up = slow / reached.seconds if reached.seconds > 0 else None
                 entries.append({
                     "metric": metric, "threshold": threshold, "kind": kind, "recipe": recipe, "encoder": encoder,
                     **reached.__dict__, "speed_up": speed_up, "at_least": at_least,
                 })  # fmt: skip
     return entries
+
+
+def _at_its_best(yardstick: Sequence[Group], mark: Mapping, kept: Reached) -> Reached:
+    """When the yardstick first had its best: at that point of its longest runs, or with the budget that gets and stays there
+    (`kept`), whichever is sooner."""
+    if kept.seconds is not None and kept.seconds <= mark["seconds"]:
+        return kept
+    longest = _longest(yardstick)
+    seeds = len(longest.runs)
+    return Reached(mark["seconds"], mark["step"], None, seeds, seeds, longest.budget)
+
+
+def _longest(groups: Sequence[Group]) -> Group:
+    return max(groups, key=lambda group: group.budget)
 
 
 def _soonest(groups: Sequence[Group], metric: str, threshold: float) -> Reached:
@@ -249,7 +261,8 @@ def reached_text(entry: Mapping, several_budgets: bool) -> str:
 
 def final_quality(groups: Sequence[Group], comparison: Comparison) -> list[dict]:
     """One entry for each group: mean and standard deviation over the seeds of what its runs came to, and what they cost."""
-    yardstick = next((group for group in groups if (group.recipe, group.encoder) == comparison.yardstick), None)
+    yardsticks = [group for group in groups if (group.recipe, group.encoder) == comparison.yardstick]
+    yardstick = _longest(yardsticks) if yardsticks else None
     entries = []
     for group in groups:
         last = [run["points"][-1] for run in group.runs]

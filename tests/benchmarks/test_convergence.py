@@ -221,15 +221,43 @@ def test_another_command_and_other_code_are_refused(convergence, plan, monkeypat
     counted = convergence.made_by([accepted, {**accepted, "commit": "other"}, accepted])
     assert counted["commits of the runs"] == f"{made_by} (2), other (1)"
     assert counted["measured by convergence_run.py of digest"].endswith("(3)")
-    # A run of an earlier command is in the tables of the next, if it was measured alike.
-    elsewhere = replace(job, encoder="HashGrid")
-    assert [run["folder"] for run in convergence.earlier_runs(tmp_path, [elsewhere])] == [job.name]
-    assert convergence.earlier_runs(tmp_path, [job]) == []
-    assert convergence.earlier_runs(tmp_path, [replace(elsewhere, holdout=3)]) == []
     (tmp_path / job.name / "result.json").unlink()  # what is not finished goes on with its own code only
     with pytest.raises(UsageError, match="name another --out"):
         convergence.run_job(job, tmp_path, [made_by])
     reconstruction.first_commit.cache_clear()
+
+
+def test_runs_of_earlier_commands_are_in_the_tables_where_they_can_be_compared(
+    convergence, plan, monkeypatch, tmp_path, capsys
+):
+    args = arguments(convergence, "--budget", "5")
+    (job,) = convergence.plan(args, [plan.Place("ball", "a/ball")], [plan.Variant("instant", "NFFB", "encoders/nffb/instant")])
+    description = json.dumps({"job": job.to_dict(), "points": []})
+    monkeypatch.setattr(
+        convergence, "supervise", lambda command, log: not (Path(command[-1]) / "result.json").write_text(description)
+    )
+    convergence.run_job(job, tmp_path)
+    elsewhere = replace(job, encoder="HashGrid")
+
+    def folders(job, accept=()) -> list[str]:
+        return [run["folder"] for run in convergence.earlier_runs(tmp_path, [job], accept)]
+
+    assert folders(elsewhere) == [job.name]
+    assert folders(job) == []  # it is planned, and not earlier
+    assert folders(replace(elsewhere, holdout=3)) == []
+    # Not beside others of the same scene with other data or views, whatever their names.
+    assert folders(replace(elsewhere, views=(0, 1, 2))) == []
+    assert folders(replace(elsewhere, data="b/ball")) == []
+    assert "of other data or views of ball" in capsys.readouterr().out
+    assert folders(replace(elsewhere, scene="other", data="b/other")) == [job.name]
+    # Nor what other code has made or measured, unless the user vouches for it.
+    (made_by,) = {json.loads((tmp_path / job.name / "benchmark.json").read_text())["commit"]}
+    for name, value in (("commit", lambda code: "another"), ("WORKER", Path(__file__))):
+        with monkeypatch.context() as changed:
+            changed.setattr(convergence, name, value)
+            assert folders(elsewhere) == []
+            assert "--accept takes it in" in capsys.readouterr().out
+            assert folders(elsewhere, [made_by]) == [job.name]
 
 
 def test_an_interrupted_benchmark_lets_its_run_save(tmp_path):

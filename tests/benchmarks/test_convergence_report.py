@@ -151,6 +151,26 @@ def test_a_yardstick_that_was_better_before_is_also_taken_at_its_best(tables):
     assert tables.reached_text(best["Posenc"], False) == "30 s, 1x"
 
 
+def test_a_short_yardstick_that_is_there_sooner_counts_for_the_best_of_the_long_one(tables):
+    long = made_run("full", "Posenc", [0.5, 600, 1200], [5, 0.9, 1.1])
+    short = made_run("full", "Posenc", [0.5, 30, 60], [5, 1.5, 0.8])
+    grid = made_run("instant", "HashGrid", [0.5, 5], [5, 0.5])
+    comparison = tables.COMPARISONS["like_for_like"]
+    groups = tables.groups_of([long, short, grid], "bust", comparison)
+    entries = [one for one in tables.thresholds(groups, comparison, {}) if one["kind"] == "best"]
+    found = {one["encoder"]: one for one in entries if one["metric"] == "chamfer_percent"}
+    assert found["Posenc"]["threshold"] == 0.9
+    assert (found["Posenc"]["seconds"], found["Posenc"]["budget"]) == (60, 60)
+    assert found["HashGrid"]["speed_up"] == 12.0
+
+
+def test_a_yardstick_that_ends_at_its_best_has_one_column_for_both(tables):
+    flat = made_run("full", "Posenc", [0.5, 30, 60], [5, 0.9, 0.9])
+    groups = tables.groups_of([flat], "bust", tables.COMPARISONS["like_for_like"])
+    kinds = {one["kind"] for one in tables.thresholds(groups, tables.COMPARISONS["like_for_like"], {})}
+    assert kinds == {"final", "fixed"}
+
+
 def test_the_best_of_several_yardsticks_is_the_median_seeds(tables):
     runs = [
         made_run("full", "Posenc", [1, 2, 4], chamfer, seed=seed)
