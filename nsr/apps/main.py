@@ -35,6 +35,7 @@ COMMANDS = {
     "transfer": ("nsr.apps.transfer", "the surface of one run in the colours of another"),
     "eval": ("nsr.apps.eval", "measure a run: images, cameras, distance to a known mesh"),
     "plot": ("nsr.apps.plot", "draw the losses and metrics of runs, and how they still change"),
+    "prior": ("nsr.apps.prior", "surfaces known beforehand: pretrained, averaged, or a family from meshes"),
     "data": ("nsr.apps.data", "check, download or make scenes"),
     "doctor": ("nsr.apps.doctor", "show what is installed, built and missing"),
 }

@@ -67,6 +67,14 @@ def add_unseen_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_prior(parser: argparse._ActionsContainer) -> None:
+    """The option --prior."""
+    parser.add_argument(
+        "--prior", type=Path, metavar="RUN|FILE",
+        help="begin from what is known of such objects: a run, or what nsr prior has written (prior.* says how)",
+    )  # fmt: skip
+
+
 def add_sphere(parser: argparse._ActionsContainer) -> None:
     """The option --sphere; see the_sphere."""
     parser.add_argument(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nsr.apps.options import (
     TRAIN_CAMERAS,
+    add_prior,
     add_resolution,
     add_sphere,
     add_unseen_options,
@@ -56,6 +57,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     add_unseen_options(parser)
     parser.add_argument("--train_cameras", action="store_true", help=TRAIN_CAMERAS)
     add_sphere(parser)
+    add_prior(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     parser.add_argument(
         "--mesh-only", action="store_true", help="no renderings and their figures: large networks take minutes for each"
@@ -87,6 +89,7 @@ def run_reconstruct(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=args.device,
         sphere=the_sphere(args.sphere),
+        prior=args.prior,
     )
     metrics = reconstruct(
         request,

@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from nsr.apps.options import TRAIN_CAMERAS, add_sphere, check_folder, seconds, the_sphere, whole_number
+from nsr.apps.options import TRAIN_CAMERAS, add_prior, add_sphere, check_folder, seconds, the_sphere, whole_number
 from nsr.utils.errors import UsageError
 
 EXAMPLES = """examples:
@@ -47,6 +47,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     run.add_argument("--seed", type=whole_number(0, "a seed"), help="seed of every random draw (default 0)")
     run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
+    add_prior(run)
     again = parser.add_argument_group("continuing")
     again.add_argument("--is_continue", action="store_true", help="continue an earlier run of this experiment")
     again.add_argument(
@@ -89,6 +90,7 @@ def run_train(args: argparse.Namespace) -> int:
         device=args.device,
         init_weights=args.init_weights,
         sphere=the_sphere(args.sphere),
+        prior=args.prior,
     )
     with ExitStack() as held:
         if args.is_continue:

@@ -21,6 +21,7 @@ from nsr.priors.sdf_samples import SdfSamples
 from nsr.priors.shape import PriorShape
 
 FIRST_RADIUS = 0.6  # of the sphere that a new decoder is, prior units
+LEAST_SPREAD = 0.01  # of the codes along a principal axis, of that along the first, for it to count
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,12 @@ class DeepSdfConfig:
         check(self, "skip_in", all(0 < layer < len(self.dims) for layer in self.skip_in), "1 up to the last hidden layer")
 
 
-class DeepSdf(PriorShape):
-    """f(x, z): the decoder, whose mean surface has the code 0."""
+class DeepSdf(nn.Module):
+    """f(x, z): the decoder."""
 
-    def __init__(self, config: DeepSdfConfig, world_from_prior: np.ndarray, radius: float = 1.0) -> None:
-        super().__init__(radius, world_from_prior)
+    def __init__(self, config: DeepSdfConfig) -> None:
+        super().__init__()
         self.config = config
-        self.code_size = config.code_size
         self.activation = ACTIVATIONS["squareplus"]
         given = 3 + config.code_size
         widths = [given, *config.dims]
@@ -73,11 +73,11 @@ class DeepSdf(PriorShape):
         self._initialise_as_sphere()
 
     @classmethod
-    def build(cls, config: DeepSdfConfig, world_from_prior: np.ndarray, seed: int, radius: float = 1.0) -> DeepSdf:
+    def build(cls, config: DeepSdfConfig, seed: int) -> DeepSdf:
         """A network whose initial weights depend on the seed alone; the global generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(config, world_from_prior, radius)
+            return cls(config)
 
     def layer(self, i: int) -> nn.Linear:
         return getattr(self, f"lin{i}")
@@ -101,11 +101,11 @@ class DeepSdf(PriorShape):
             layer.weight = weight
         # The activation is a little above 0 at 0, which adds up from layer to layer: the last bias makes up for it.
         sphere = FIRST_RADIUS * nn.functional.normalize(torch.randn(1, 1000, 3), dim=-1)
-        self.layer(last).bias.sub_(self(sphere, self.no_code()[None]).mean())
+        self.layer(last).bias.sub_(self(sphere, torch.zeros(1, self.config.code_size)).mean())
 
     def _given(self, i: int) -> int:
         """How many of a layer's inputs are point and code."""
-        return 3 + self.code_size if i == 0 or i in self.config.skip_in else 0
+        return 3 + self.config.code_size if i == 0 or i in self.config.skip_in else 0
 
     def forward(self, points: Float[Tensor, "B K 3"], codes: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
         """Distances at K points for each of B codes. A code takes part in a layer once, and not once per point."""
@@ -122,8 +122,29 @@ class DeepSdf(PriorShape):
             value = self.activation.value(result) if i < len(self.config.dims) else result
         return value[..., 0]
 
+
+class CodedShape(PriorShape):
+    """A trained decoder with what its training codes look like: their mean, and their principal axes, as long as they scatter
+    along them. A code of the family is a place in that frame: standard normal, as far as the training codes are normal."""
+
+    def __init__(
+        self, decoder: DeepSdf, codes: Float[Tensor, "M C"], world_from_prior: np.ndarray, radius: float = 1.0
+    ) -> None:
+        super().__init__(radius, world_from_prior)
+        self.decoder = decoder.requires_grad_(False)
+        mean = codes.mean(dim=0)
+        _, spread, axes = torch.linalg.svd(codes - mean, full_matrices=False)
+        spread = spread / max(len(codes) - 1, 1) ** 0.5
+        kept = spread > LEAST_SPREAD * spread[0] if len(codes) > 1 else torch.zeros_like(spread, dtype=torch.bool)
+        self.register_buffer("mean", mean)
+        self.register_buffer("basis", spread[kept, None] * axes[kept])  # [K, C]
+        self.code_size = int(kept.sum())
+
     def distance(self, points: Tensor, code: Tensor) -> Tensor:
-        return self(points[None], code[None])[0] if code.ndim == 1 else self(points[:, None], code)[:, 0]
+        codes = self.mean + code @ self.basis
+        if codes.ndim == 1:
+            return self.decoder(points[None], codes[None])[0]
+        return self.decoder(points[:, None], codes)[:, 0]
 
 
 def clamped_distance(predicted: Float[Tensor, "B K"], sdf: Float[Tensor, "B K"], clamp: float) -> Float[Tensor, ""]:

@@ -42,8 +42,7 @@ class FitConfig:
     """steps: at most; rays, points: how many of silhouettes, and of places where stereo has seen the surface, at most.
 
     scale: whether the size is fitted too. noise: standard deviation of the distances, scene units, of which `independent` are
-    taken to be independent: together they say how much the code may depart from the mean to explain them. Such departures are
-    measured in the training codes' own standard deviation.
+    taken to be independent: together they say how much the code may depart from the mean to explain them.
     reach, reach_final: distance beyond which a residual hardly counts, at first and at the end, scene units.
     points_weight: of a point beside a ray.
     """
@@ -88,7 +87,7 @@ def _sdf(shape: PriorShape, code: Tensor, prior_from_scene: Tensor, points: Tens
 
 
 class _State(NamedTuple):
-    """prior_from_scene [4, 4]; code [C], in units of code_scale; at [N]: where along the rays the SDF is smallest."""
+    """prior_from_scene [4, 4]; code [C]; at [N]: where along the rays the SDF is smallest."""
 
     matrix: Tensor
     code: Tensor
@@ -102,7 +101,6 @@ class _Problem:
     shape: PriorShape
     drawn: SilhouetteRays
     seen: Tensor
-    code_scale: float
     config: FitConfig
     state: _State
     damping: float = DAMPING
@@ -117,7 +115,7 @@ class _Problem:
 
     @torch.no_grad()
     def field(self, state: _State, points: Tensor) -> Tensor:
-        return _sdf(self.shape, self.code_scale * state.code, state.matrix, points)
+        return _sdf(self.shape, state.code, state.matrix, points)
 
     def scanned(self, state: _State) -> _State:
         return state._replace(at=smallest_along(lambda x: self.field(state, x), self.drawn))
@@ -141,14 +139,14 @@ class _Problem:
         state = self.state
         points = torch.cat([self.drawn.rays.at(state.at), self.seen])
         scale = similarity_scale(state.matrix)
-        line = self.shape.linearised(moved(points, state.matrix), self.code_scale * state.code)
+        line = self.shape.linearised(moved(points, state.matrix), state.code)
         sdf, normal = line.sdf / scale, line.by_point @ state.matrix[:3, :3] / scale
         # x moves to (1 + s) x + w x x + t in front of the similarity, and the distance shrinks as the surface grows.
         by_place = torch.cat(
             [torch.linalg.cross(points, normal), normal, ((normal * points).sum(dim=-1) - sdf)[:, None]], dim=1
         )
         by_place[:, SIZE] *= float(self.config.scale)
-        by_all = torch.cat([by_place, line.by_code * (float(with_code) * self.code_scale / scale)], dim=1)
+        by_all = torch.cat([by_place, line.by_code * (float(with_code) / scale)], dim=1)
         rays = len(self.drawn.near)
         wrong, counts = wrong_by(sdf[:rays], self.drawn.side)
         residual = torch.cat([wrong, sdf[rays:]])
@@ -194,12 +192,11 @@ def fit_shape(
     config: FitConfig,
     *,
     seen: Float[Tensor, "P 3"] | None = None,
-    code_scale: float = 1.0,
 ) -> FittedShape:
     """The prior's surface as the silhouettes of a scene want it, and the places where stereo has seen the surface.
 
     begin: similarities prior_from_scene, of which the one is taken that leads furthest in a few steps; seen: points on the
-    surface, scene frame, of which some may be wrong; code_scale: standard deviation of the training codes.
+    surface, scene frame, of which some may be wrong.
     """
     if not begin:
         raise ValueError("fit_shape: expected one place to begin at, or more")
@@ -209,7 +206,7 @@ def fit_shape(
     problems = {}
     for name, matrix in begin.items():
         state = _State(torch.as_tensor(matrix, dtype=torch.float32, device=device), shape.no_code().to(device), drawn.near)
-        problem = _Problem(shape, drawn, points, code_scale, config, state)
+        problem = _Problem(shape, drawn, points, config, state)
         problem.state = problem.scanned(state)
         problems[name] = problem
     if len(problems) > 1:
@@ -220,4 +217,4 @@ def fit_shape(
     problem.run(config.steps - problem.done)
     state = problem.scanned(problem.state)
     right = agreement(problem.smallest(state), drawn.side)
-    return FittedShape(shape, code_scale * state.code, state.matrix, best, right)
+    return FittedShape(shape, state.code, state.matrix, best, right)

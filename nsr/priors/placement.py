@@ -30,16 +30,13 @@ def small_similarity(step: Float[Tensor, " 7"]) -> Float[Tensor, "4 4"]:
     return torch.linalg.matrix_exp(generator)
 
 
-def candidate_placements(world_from_prior: np.ndarray, world_from_scene: np.ndarray, extent: float) -> dict[str, np.ndarray]:
+def candidate_placements(world_from_prior: np.ndarray, world_from_scene: np.ndarray) -> dict[str, np.ndarray]:
     """Similarities prior_from_scene to begin with, by what they take to be true.
 
     "world": both worlds are the same, as among the heads of one rig; "centre": the middle of the scene's sphere is the middle
     of the prior's, and lengths mean the same in both worlds; "sphere": their spheres are the same, whatever the units.
-    extent: radius of the prior's surface, prior units.
     """
     world = np.linalg.inv(world_from_prior) @ world_from_scene
-    scale = np.cbrt(np.linalg.det(world[:3, :3]))
-    centre, sphere = np.eye(4), np.eye(4)
-    centre[:3, :3] *= scale
-    sphere[:3, :3] *= extent
-    return {"world": world, "centre": centre, "sphere": sphere}
+    centre = np.eye(4)
+    centre[:3, :3] = world[:3, :3]
+    return {"world": world, "centre": centre, "sphere": np.eye(4)}

@@ -24,7 +24,8 @@ class Linearised(NamedTuple):
 class PriorShape(nn.Module):
     """A signed distance in a frame of its own, the prior frame.
 
-    code_size: how many numbers a code has; 0 for a single surface, whose code is of length 0.
+    code_size: how many numbers a code has; 0 for a single surface, whose code is of length 0. Among the surfaces of a family
+        codes are standard normal, and its mean has the code 0.
     radius: of the ball about the origin in which the distance is known, prior units.
     world_from_prior: [4, 4] float64 similarity to the world of what it was learned from, which fixes its size: millimetres, for
         heads.

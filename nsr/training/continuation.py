@@ -19,6 +19,7 @@ from nsr.types import Scene
 from nsr.utils.errors import CheckpointError, UsageError
 from nsr.utils.hocon import override_tree
 
+KEPT_FIGURES = ("silhouette_seconds", "prior_placed_by", "prior_agreement")  # what a start has found out
 # What a continued run may do otherwise than the one it continues: when it ends, and what it writes on the way.
 MAY_CHANGE = ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "max_bad_steps", "cuda_graph")
 
@@ -47,6 +48,7 @@ def resume_trainer(
             "views": all(meta[key] == ours[key] for key in ("train_views", "holdout_views")),
             "--seed": meta["seed"] == trainer.seed,
             "--train_cameras": meta["train_cameras"] == request.train_cameras,
+            "--prior": meta.get("prior", {}).get("checksum") == ours.get("prior", {}).get("checksum"),
         }
         other = [what for what, agrees in same.items() if not agrees]
         other = other or differences(ours["identity"], identity)
@@ -56,7 +58,7 @@ def resume_trainer(
                 "--overwrite removes it, another --out keeps it"
             )
         trainer.resume(saved)
-        trainer.meta |= {key: meta[key] for key in ("silhouette_seconds",) if key in meta}
+        trainer.meta |= {key: meta[key] for key in KEPT_FIGURES if key in meta}
     return trainer
 
 
@@ -106,7 +108,7 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest, say: Calla
         data = data_place(request.data) if request.data else meta["data_dir"]
         size, seed, train_cameras = meta["state"]["cameras"]["size"], meta["seed"], meta["train_cameras"]
         kept = {key: meta[key] for key in ("scene", "train_views", "holdout_views", "world_from_scene")}
-        optional = ("identity", "overrides", "noisy_start", "reference_poses", "sphere", "silhouette_seconds")
+        optional = ("identity", "overrides", "noisy_start", "reference_poses", "sphere", "prior", *KEPT_FIGURES)
         kept |= {key: meta[key] for key in optional if key in meta}
     _refuse_new_beginning(request, run, seed, config, tuple(kept.get("overrides", ())))
     if request.train_cameras and not train_cameras:
@@ -158,6 +160,8 @@ def _refuse_new_beginning(request: RunRequest, run: Path, seed: int, config: Con
         raise UsageError(f"--seed {request.seed}: the run began with seed {seed}; {advice}")
     if request.init_weights is not None:
         raise UsageError(f"--init_weights {request.init_weights}: a run that is continued has its weights; {advice}")
+    if request.prior is not None:
+        raise UsageError(f"--prior {request.prior}: a run that is continued has its surface; {advice}")
     if request.conf is not None:
         asked = read_config(replace(request, overrides=(*overrides, *request.overrides)))
         if not _same_but_end(config, asked):

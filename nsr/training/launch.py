@@ -25,6 +25,8 @@ from nsr.training.estimated_masks import masked_scene, write_masks
 from nsr.training.folders import checkpoint_path, has_checkpoint
 from nsr.training.guards import TerminationSignal
 from nsr.training.log import MetricsLog
+from nsr.training.prior_files import open_prior
+from nsr.training.prior_start import starts_from_weights
 from nsr.training.results import render_view
 from nsr.training.run import reading, run_meta, split_views
 from nsr.training.settings import Config
@@ -59,6 +61,7 @@ class RunRequest:
     seed: int | None = None
     device: str = "cpu"
     init_weights: Path | None = None
+    prior: Path | None = None
     sphere: Sphere | None = None
 
 
@@ -163,16 +166,22 @@ def refuse_errors(scene: Scene, say: Callable[[str], None]) -> None:
 def new_trainer(request: RunRequest, scene: Scene, train_views: list[int], holdout_views: list[int]) -> Trainer:
     """A trainer at its first step."""
     config, device = read_config_for_training(request)
+    prior = open_prior(request.prior, device) if request.prior is not None else None
+    meta = run_meta(request.data, scene, train_views, holdout_views, request.overrides, request.train_cameras, request.sphere)
+    if prior is not None:
+        starts_from_weights(prior, config)  # a mistake in it is to be found before anything is trained
+        meta["prior"] = {"source": prior.source, "checksum": prior.checksum}
     trainer = Trainer(
         config,
         scene.select(train_views).to(device),
         seed=request.seed or 0,
         train_cameras=request.train_cameras,
-        meta=run_meta(
-            request.data, scene, train_views, holdout_views, request.overrides, request.train_cameras, request.sphere
-        ),
+        meta=meta,
+        prior=prior,
     )
     if request.init_weights is not None:
+        if prior is not None:
+            raise UsageError("--init_weights and --prior exclude each other: both say what training begins with")
         load_weights(trainer, request.init_weights)
     return trainer
 

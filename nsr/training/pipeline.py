@@ -19,7 +19,7 @@ from nsr.geometry.poses import transform_cameras
 from nsr.geometry.raycast import Raycaster
 from nsr.geometry.unseen import Unseen, treat_unseen
 from nsr.models.idr import IDRModel
-from nsr.training.continuation import resume_trainer
+from nsr.training.continuation import KEPT_FIGURES, resume_trainer
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
 from nsr.training.folders import has_checkpoint
 from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, run_folder, train
@@ -86,6 +86,12 @@ def reconstruct(
             raise RetriableError(
                 f"interrupted after training, which is saved in {out}: {_how_to_continue(overwrite)}"
             ) from error
+
+
+def pretrain(request: RunRequest, out: Path, *, say: Callable[[str], None] = print) -> Trainer:
+    """Train on a scene into the folder `out`, as reconstruct does, but for the mesh and its figures: for a prior."""
+    with run_folder(out):
+        return _train(request, out, None, "keep", 1, check=True, overwrite=False, say=say).trainer
 
 
 def _how_to_continue(overwrite: bool) -> str:
@@ -161,7 +167,8 @@ def _results(
     metrics = {
         "scene": scene.name,
         **run_figures(run),
-        **{key: trainer.meta[key] for key in ("silhouette_seconds",) if key in trainer.meta},
+        **({"prior": trainer.meta["prior"]["source"]} if "prior" in trainer.meta else {}),
+        **{key: trainer.meta[key] for key in KEPT_FIGURES if key in trainer.meta},
         "peak_memory_mb": peak_memory_mb(trainer.device),
         "rays_per_step": trainer.rays,
         "bad_steps": trainer.guard.total,

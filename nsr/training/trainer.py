@@ -26,6 +26,8 @@ from nsr.training.folders import PREVIOUS, checkpoint_path
 from nsr.training.guards import BadStepGuard, HalfStep, TerminationSignal, is_out_of_memory
 from nsr.training.optimisers import Optimisers
 from nsr.training.photometric import PhotometricTerm
+from nsr.training.prior_files import Prior
+from nsr.training.prior_start import Anchor, continue_from, start_from_surface, starts_from_weights
 from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape_rate_factor, show_detail, stage
 from nsr.training.settings import Config
 from nsr.training.start import start_from_hull, trusted
@@ -62,7 +64,16 @@ class StepResult(NamedTuple):
 class Trainer:
     """One run over one scene. `scene` holds the training views only, on the device to train on."""
 
-    def __init__(self, config: Config, scene: Scene, *, seed: int = 0, train_cameras: bool = False, meta: dict | None = None):
+    def __init__(
+        self,
+        config: Config,
+        scene: Scene,
+        *,
+        seed: int = 0,
+        train_cameras: bool = False,
+        meta: dict | None = None,
+        prior: Prior | None = None,
+    ):
         scene, left_out = trusted(scene, config)
         self.config, self.scene, self.seed = config, scene, seed
         self.meta = meta or {}  # what the run folder's readers need beside the state: data folder, views, world frame
@@ -99,6 +110,8 @@ class Trainer:
         self.rays_seen = 0
         self.started = False
         self.free_space: Voxels | None = None  # where the start saw that nothing is
+        self.prior = prior  # of a run that has not begun
+        self.anchor: Anchor | None = None  # where the prior holds the surface
 
     # ------------------------------------------------------------------------------------------------ one step
 
@@ -210,7 +223,7 @@ class Trainer:
         alpha, *weights = numbers.float() if isinstance(numbers, Tensor) else numbers
         fading = dict(zip(FADING, weights, strict=True))
         losses = idr_losses(output, batch.rgb, batch.mask, config.loss, alpha=alpha, fading=fading, photometric=photometric)
-        return self._with_exposure(losses), len(batch)
+        return self._with_anchor(self._with_exposure(losses)), len(batch)
 
     def _color_losses(self) -> tuple[dict[str, Tensor], int]:
         """The losses of the colours alone on many more rays, in proportion to those of other steps, and how many."""
@@ -232,6 +245,14 @@ class Trainer:
             return losses
         penalty = self.exposure.penalty()
         return {**losses, "loss": losses["loss"] + self.config.exposure.weight * penalty, "exposure": penalty}
+
+    def _with_anchor(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With what the surface's distance from the prior's costs, where there is one that holds it."""
+        config = self.config.prior
+        if self.anchor is None or config.anchor_weight == 0:
+            return losses
+        off = self.anchor.loss(self.model, config.anchor_points, self.generator)
+        return {**losses, "loss": losses["loss"] + config.anchor_weight * off, "prior": off}
 
     def _forward(self, batch: PixelBatch) -> TrainingOutput:
         sampling = self.config.sampling
@@ -299,7 +320,9 @@ class Trainer:
         if self.started:
             return
         self.clock.start()
-        if self.config.start.type != "sphere":
+        if self.prior is not None:
+            self._start_from_prior(self.prior)
+        elif self.config.start.type != "sphere":
             show_detail(self.model, self.config.train, 0.0)
             with self.graph.stream():
                 free_space = start_from_hull(self.model, self.scene, self.config, self.generator)
@@ -310,6 +333,18 @@ class Trainer:
         self.clock.begin()
         self.clock.pause()
         self.started = True
+
+    def _start_from_prior(self, prior: Prior) -> None:
+        if starts_from_weights(prior, self.config):
+            continue_from(self.model, self.optimisers, prior, self.config)
+            return
+        show_detail(self.model, self.config.train, 0.0)
+        with self.graph.stream():
+            begun = start_from_surface(self.model, self.scene, self.config, prior, self.generator)
+        self.anchor = begun.anchor
+        if self.poses is None and self.config.loss.free_weight > 0:
+            self.free_space = begun.free_space
+        self.meta |= begun.figures()
 
     @contextmanager
     def untimed(self) -> Iterator[None]:
@@ -361,6 +396,7 @@ class Trainer:
             "progress": self.clock.progress,
             "free_space": self.free_space.occupied if self.free_space is not None else None,
             "bad_steps": self.guard.state_dict(),
+            "anchor": self.anchor._asdict() if self.anchor is not None else None,
         }
         tensors, rest = flatten("run", state)
         meta = {
@@ -395,6 +431,8 @@ class Trainer:
         self.guard.load_state_dict(state["bad_steps"])
         if state["free_space"] is not None:
             self.free_space = Voxels(state["free_space"].to(self.device), self.model.bounding_radius)
+        if state.get("anchor") is not None:
+            self.anchor = Anchor(**{name: value.to(self.device) for name, value in state["anchor"].items()})
         self.rays, self.rays_seen = state["rays"], state["rays_seen"]
         self.graph.release()
         self.started = True

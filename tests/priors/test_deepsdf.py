@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nsr.priors.deepsdf import AutoDecoder, DeepSdf, DeepSdfConfig, clamped_distance
+from nsr.priors.deepsdf import AutoDecoder, CodedShape, DeepSdf, DeepSdfConfig, clamped_distance
 from nsr.priors.sdf_samples import SdfSamples
 
 SMALL = DeepSdfConfig(code_size=2, dims=(32, 32, 32), skip_in=(2,), steps=400, shapes=8, points=256, learning_rate=5e-3)
@@ -23,14 +23,14 @@ def balls(radii, count=2000) -> list[SdfSamples]:
 
 
 def decoder(config=SMALL, seed=0) -> DeepSdf:
-    return DeepSdf.build(config, np.eye(4), seed)
+    return DeepSdf.build(config, seed)
 
 
 def test_a_new_decoder_is_a_sphere_whatever_the_code():
     made = decoder(DeepSdfConfig())
     points = torch.nn.functional.normalize(torch.randn(200, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
-    for code in (made.no_code(), 0.01 * torch.randn(64, generator=torch.Generator().manual_seed(1))):
-        assert made.distance(0.2 * points, code).max() < 0 < made.distance(0.95 * points, code).min()
+    for code in (torch.zeros(1, 64), 0.01 * torch.randn(1, 64, generator=torch.Generator().manual_seed(1))):
+        assert made(0.2 * points[None], code).max() < 0 < made(0.95 * points[None], code).min()
 
 
 def test_codes_are_broadcast_as_if_every_point_had_its_own():
@@ -42,15 +42,32 @@ def test_codes_are_broadcast_as_if_every_point_had_its_own():
     together = made(points, codes)
     for i in range(3):
         for j in range(7):
-            torch.testing.assert_close(together[i, j], made.distance(points[i, j : j + 1], codes[i])[0])
+            torch.testing.assert_close(together[i, j], made(points[i : i + 1, j : j + 1], codes[i : i + 1])[0, 0])
     assert (together[0] - made(points[:1], codes[1:2])[0]).abs().max() > 1e-3  # the code matters
 
 
 def test_the_gradient_reaches_points_and_code():
     made = decoder().double()
-    points = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    code = torch.randn(2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(made.distance, (points, code))
+    points = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    codes = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(made, (points, codes))
+
+
+def test_codes_of_a_family_are_standard_normal_among_those_it_was_trained_with():
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(200, 1, generator=generator) * torch.tensor([[3.0, 4.0]]) + torch.tensor([5.0, -2.0])
+    codes += 1e-3 * torch.randn(200, 2, generator=generator)
+    family = CodedShape(decoder(), codes, np.eye(4))
+    assert family.code_size == 1  # across the line there is only noise
+    points = torch.randn(5, 3, generator=generator) * 0.3
+    mean = family.decoder(points[None], codes.mean(0)[None])[0]
+    torch.testing.assert_close(family.distance(points, family.no_code()), mean)
+    spread = (family.mean + torch.tensor([1.0]) @ family.basis - codes.mean(0)).norm()
+    assert float(spread) == pytest.approx(float((codes - codes.mean(0)).norm(dim=1).square().sum() / 199) ** 0.5, rel=1e-3)
+    own = torch.randn(5, 1, generator=generator)
+    each = torch.stack([family.distance(points[i : i + 1], own[i])[0] for i in range(5)])
+    torch.testing.assert_close(family.distance(points, own), each)
+    assert CodedShape(decoder(), codes[:1], np.eye(4)).code_size == 0
 
 
 def test_beyond_the_clamp_only_the_wrong_side_counts():
@@ -73,10 +90,10 @@ def test_a_family_of_balls_is_learned_and_its_codes_are_in_order():
     direction = torch.nn.functional.normalize(torch.randn(300, 3, generator=torch.Generator().manual_seed(9)), dim=-1)
     with torch.no_grad():
         for radius, code in zip(radii, trained.codes, strict=True):
-            assert trained.decoder.distance(radius * direction, code).abs().mean() < 0.02
+            assert trained.decoder(radius * direction[None], code[None]).abs().mean() < 0.02
         # Between two codes lies a ball between two balls.
         between = (trained.codes[0] + trained.codes[1]) / 2
-        inside, outside = (trained.decoder.distance(r * direction, between).mean() for r in (0.3, 0.4))
+        inside, outside = (trained.decoder(r * direction[None], between[None]).mean() for r in (0.3, 0.4))
     assert inside < 0 < outside
 
 
