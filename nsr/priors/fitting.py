@@ -41,8 +41,9 @@ SIZE = 6  # which of the seven numbers is the logarithm of the scale
 class FitConfig:
     """steps: at most; rays, points: how many of silhouettes, and of places where stereo has seen the surface, at most.
 
-    scale: whether the size is fitted too. noise: standard deviation of the distances, scene units, of which `independent` are
-    taken to be independent: together they say how much the code may depart from the mean to explain them.
+    scale_spread: standard deviation of the logarithm of the size beside the one that it begins with; 0: the size is known.
+    noise: standard deviation of the distances, scene units, of which `independent` are taken to be independent: together they
+    say how much the code may depart from the mean to explain them.
     reach, reach_final: distance beyond which a residual hardly counts, at first and at the end, scene units.
     points_weight: of a point beside a ray.
     """
@@ -50,7 +51,7 @@ class FitConfig:
     steps: int = 24
     rays: int = 3000
     points: int = 2000
-    scale: bool = True
+    scale_spread: float = 0.1
     noise: float = 0.005
     independent: float = 300.0
     reach: float = 0.2
@@ -63,7 +64,8 @@ class FitConfig:
         check(self, "points", self.points >= 0, "0 or more")
         for name in ("noise", "independent", "reach", "reach_final"):
             check(self, name, 0 < getattr(self, name) < math.inf, "more than 0")
-        check(self, "points_weight", 0 <= self.points_weight < math.inf, "0 or more")
+        for name in ("points_weight", "scale_spread"):
+            check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,13 @@ def _sdf(shape: PriorShape, code: Tensor, prior_from_scene: Tensor, points: Tens
 
 
 class _State(NamedTuple):
-    """prior_from_scene [4, 4]; code [C]; at [N]: where along the rays the SDF is smallest."""
+    """prior_from_scene [4, 4]; code [C]; at [N]: where along the rays the SDF is smallest; size: logarithm of the scale beside
+    that of the beginning."""
 
     matrix: Tensor
     code: Tensor
     at: Tensor
+    size: Tensor
 
 
 @dataclass
@@ -130,9 +134,11 @@ class _Problem:
         return torch.cat([wrong_by(self.smallest(state), self.drawn.side)[0], self.field(state, self.seen)])
 
     def cost(self, state: _State, reach: float) -> float:
-        """Geman and McClure's, r^2 / (1 + (r / reach)^2), and the code's -2 log of its likelihood."""
+        """Geman and McClure's, r^2 / (1 + (r / reach)^2), and what code and size cost: -2 log of their likelihood."""
         squares = self.residuals(state).square()
-        return float((self.weights * squares / (1.0 + squares / reach**2)).sum() + state.code.square().sum())
+        spread = self.config.scale_spread
+        of_size = (state.size / spread).square() if spread else 0.0
+        return float((self.weights * squares / (1.0 + squares / reach**2)).sum() + state.code.square().sum() + of_size)
 
     def step(self, reach: float, with_code: bool) -> None:
         """One step, if one helps; the damping grows until it does."""
@@ -145,7 +151,7 @@ class _Problem:
         by_place = torch.cat(
             [torch.linalg.cross(points, normal), normal, ((normal * points).sum(dim=-1) - sdf)[:, None]], dim=1
         )
-        by_place[:, SIZE] *= float(self.config.scale)
+        by_place[:, SIZE] *= float(self.config.scale_spread > 0)
         by_all = torch.cat([by_place, line.by_code * (float(with_code) / scale)], dim=1)
         rays = len(self.drawn.near)
         wrong, counts = wrong_by(sdf[:rays], self.drawn.side)
@@ -153,9 +159,11 @@ class _Problem:
         by_all[:rays] *= counts[:, None]
         weights = self.weights / (1.0 + residual.square() / reach**2) ** 2
         likely = torch.cat([state.code.new_zeros(7), torch.ones_like(state.code)])
+        likely[SIZE] = self.config.scale_spread**-2 if self.config.scale_spread else 0.0
         normal_matrix = ((by_all * weights[:, None]).T @ by_all).double() + torch.diag(likely).double()
         slope = (by_all.T @ (weights * residual)).double()
         slope[7:] += state.code
+        slope[SIZE] += likely[SIZE] * state.size
         stiffness = normal_matrix.diagonal().clone()
         # What the residuals hardly tell (how a ball is turned, say) is not to be thrown about.
         stiffness[:7] = stiffness[:7].clamp_min(UNTOLD * float(stiffness[:7].max()))
@@ -165,8 +173,8 @@ class _Problem:
             change = -torch.linalg.solve(damped, slope).to(points.dtype)
             if not with_code:
                 change[7:] = 0.0
-            tried = _State(state.matrix @ small_similarity(change[:7]), state.code + change[7:], state.at)
-            tried = self.followed(tried)
+            matrix = state.matrix @ small_similarity(change[:7])
+            tried = self.followed(_State(matrix, state.code + change[7:], state.at, state.size + change[SIZE]))
             if self.cost(tried, reach) < before:
                 self.state, self.damping = tried, max(self.damping * EASED, 1e-6)
                 return
@@ -205,7 +213,8 @@ def fit_shape(
     points = drawn.near.new_zeros(0, 3) if seen is None else seen[: config.points]
     problems = {}
     for name, matrix in begin.items():
-        state = _State(torch.as_tensor(matrix, dtype=torch.float32, device=device), shape.no_code().to(device), drawn.near)
+        begun = torch.as_tensor(matrix, dtype=torch.float32, device=device)
+        state = _State(begun, shape.no_code().to(device), drawn.near, begun.new_zeros(()))
         problem = _Problem(shape, drawn, points, config, state)
         problem.state = problem.scanned(state)
         problems[name] = problem

@@ -13,7 +13,7 @@ from nsr.priors.fitting import FitConfig, fit_shape
 from nsr.priors.shape import PriorShape
 from nsr.priors.silhouette_rays import draw_rays, near_smallest, smallest_along, wrong_by
 
-CONFIG = FitConfig(rays=1500)
+CONFIG = FitConfig(rays=1500, scale_spread=1.0)
 
 
 class Ellipsoid(PriorShape):
@@ -106,8 +106,22 @@ def test_place_and_size_of_a_ball_are_found(views):
     x = centre + radius * nn.functional.normalize(torch.randn(200, 3, generator=generator()), dim=-1)
     assert fitted.sdf(x).abs().mean() < 0.01
     assert fitted.agreement > 0.95
-    held = fit_shape(ball, drawn_from(masks, cameras), {"start": np.eye(4)}, FitConfig(rays=1500, scale=False))
+    held = fit_shape(ball, drawn_from(masks, cameras), {"start": np.eye(4)}, FitConfig(rays=1500, scale_spread=0.0))
     assert np.cbrt(np.linalg.det(held.prior_from_scene[:3, :3])) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_one_view_does_not_tell_the_size_and_the_likely_one_is_taken():
+    """From one eye a larger ball further away looks the same."""
+    cameras, ball = cameras_around(4)[[0]], Ball()
+    masks = masks_of(ball, ball.no_code(), np.eye(4), cameras)
+    begin = {"start": similarity(0.85, offset=(0.05, 0.0, 0.0))}
+    sizes = {}
+    for spread in (0.01, 1.0):
+        fitted = fit_shape(ball, drawn_from(masks, cameras), begin, FitConfig(rays=1500, scale_spread=spread))
+        sizes[spread] = float(np.cbrt(np.linalg.det(fitted.prior_from_scene[:3, :3])))
+        assert fitted.agreement > 0.97
+    assert sizes[0.01] == pytest.approx(0.85, abs=0.04)
+    assert abs(sizes[1.0] - 0.85) > abs(sizes[0.01] - 0.85)
 
 
 def test_code_and_pose_of_a_family_are_found():
@@ -115,7 +129,7 @@ def test_code_and_pose_of_a_family_are_found():
     code = torch.tensor([0.3, -0.4])
     turned = trimesh.transformations.rotation_matrix(0.2, (0, 0, 1))
     masks = masks_of(family, code, turned, cameras)
-    fitted = fit_shape(family, drawn_from(masks, cameras), {"start": np.eye(4)}, FitConfig(rays=1500, scale=False))
+    fitted = fit_shape(family, drawn_from(masks, cameras), {"start": np.eye(4)}, FitConfig(rays=1500, scale_spread=0.0))
     # Not by its numbers: with its axes exchanged, and turned by a right angle, an ellipsoid is the same.
     inward = nn.functional.normalize(torch.randn(300, 3, generator=generator()), dim=-1)
     surface = inward * torch.cat([torch.tensor([0.3]), 0.5 * code.exp()]) @ torch.as_tensor(turned[:3, :3]).float()
@@ -140,7 +154,7 @@ def test_seen_points_say_what_silhouettes_cannot_and_wrong_ones_do_not_matter():
     directions = nn.functional.normalize(torch.randn(600, 3, generator=generator()), dim=-1)
     seen = centre + 0.5 * directions
     seen[::5] += 0.5 * torch.rand(120, 3, generator=generator())
-    config = FitConfig(rays=1500, scale=False)
+    config = FitConfig(rays=1500, scale_spread=0.0)
     with_points = fit_shape(ball, drawn_from(masks, cameras), {"start": np.eye(4)}, config, seen=seen)
     without = fit_shape(ball, drawn_from(masks, cameras), {"start": np.eye(4)}, config)
     exact = centre + 0.5 * directions
