@@ -1,5 +1,5 @@
-"""People of a morphable head model as meshes, for the priors of benchmarks/heads.py: synthetic, and other people than those that
-are measured.
+"""People of a morphable head model as meshes, for the priors of benchmarks/heads.py: synthetic, and other people than those
+that are measured.
 
     python benchmarks/heads_people.py ../shared/data/morphable/ict_facekit_light.npz --count 96 --seed 1000 --out runs/people \\
         --apart-from ../shared/data/heads
