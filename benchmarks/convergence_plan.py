@@ -166,9 +166,9 @@ def _h3ds_split(root: Path, scene: str, views: int) -> tuple[int, ...]:
     split = published_views(root / scene, views, len(find_files(root / scene).images))
     if split is None:
         raise DataError(
-            f"--h3ds-views {views}: {root / FILE} has no such list of views for {scene}, nor has the h3ds package for this version; "
-            f"expected scenes.{scene}.default_views_configs.{views}; read the folder without it (--dataset DIR), or ask for other "
-            "views"
+            f"--h3ds-views {views}: {root / FILE} has no such list of views for {scene}, nor has the h3ds package for its "
+            f"version; expected scenes.{scene}.default_views_configs.{views}; read the folder without it (--dataset DIR), or "
+            "ask for other views"
         )
     return tuple(split)
 

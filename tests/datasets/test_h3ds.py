@@ -22,6 +22,7 @@ from nsr.datasets.h3ds import (
     published_views,
     read_landmarks,
 )
+from nsr.datasets.h3ds_arrangement import write_arrangement
 from nsr.datasets.idr import find_files
 from nsr.training.launch import RunRequest, open_scene
 from nsr.utils.errors import ConfigError, DataError
@@ -201,6 +202,13 @@ def test_what_a_scene_lacks_is_named(heads):
     assert scenes["anna"].missing() == [
         "full_head.obj", "regions/nose.txt", "2 of 6 in image/ (img_0002.jpg)", "1 of 6 in mask/ (mask_0005.png)"
     ]  # fmt: skip
+
+
+def test_a_scene_that_is_not_whole_is_not_arranged(heads, tmp_path):
+    (heads / "ben" / "cameras.npz").unlink()
+    with pytest.raises(DataError, match=r"ben: not whole: no cameras\.npz; fetch it again"):
+        write_arrangement(list(H3ds.open(heads).scenes.values()), [3], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_which_folders_are_heads(heads):
