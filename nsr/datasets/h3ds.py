@@ -214,7 +214,9 @@ def _read_config(file: Path) -> _Config:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError) as error:
         if is_transient(error):
             raise
-        raise DataError(f"{file}: cannot be read as the view splits of H3DS: {error}; mend the file") from error
+        raise DataError(
+            f"{file}: cannot be read as the view splits of H3DS: {error}; mend the file, or list the views"
+        ) from error
     return _Config(str(tree.get("version", "")), scenes)
 
 
@@ -242,7 +244,7 @@ def _split(file: Path, scene: str, key: str, views: object, count: int) -> list[
     if not isinstance(views, list) or not views or not all(type(view) is int and 0 <= view < count for view in views):
         raise DataError(
             f"{file}: scenes.{scene}.default_views_configs.{key}: expected a list of views from 0 to {count - 1}, found "
-            f"{views}; mend the file"
+            f"{views}; mend the file, or list the views"
         )
     return list(dict.fromkeys(views))
 

@@ -287,6 +287,21 @@ def test_the_number_of_views_comes_from_the_configuration_or_the_command_line(he
         views(head, conf, overrides=("data.views=9",))
 
 
+def test_a_number_of_views_means_the_published_ones_and_a_list_stays_a_list(head, tmp_path, capsys):
+    conf = write_tiny_conf(tmp_path / "tiny.conf")
+    assert views(head, conf, views="3") == [0, 1, 5]
+    assert "head: views 0, 1, 5: those published for 3" in capsys.readouterr().out
+    assert views(head, conf, views="0,2,4") == [0, 2, 4]
+    assert views(head, conf, views="0-2") == [0, 1, 2]
+    assert views(head, conf, views="2") == [0, 3]  # nothing is published for so many: spread evenly
+    assert views(write_tiny_scene(tmp_path / "elsewhere" / "head"), conf, views="3") == [0, 2, 4]
+    assert "published" not in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"default_views_configs\.4: expected a list of views from 0 to 5"):
+        views(head, conf, views="4")
+    _, training, held_out, _ = open_scene(RunRequest(str(head), str(conf), views="3", holdout=1), say=print)
+    assert (training, held_out) == ([0, 5], [1])
+
+
 def test_the_shared_heads(shared_data):
     data = H3ds.open(shared_data / "heads")
     assert data.config_version == data.version
