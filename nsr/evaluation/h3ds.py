@@ -20,7 +20,7 @@ scale: a head of the wrong size is not told from one of the right size, but for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -206,12 +206,14 @@ def _by_icp(region: np.ndarray, mesh: trimesh.Trimesh) -> np.ndarray:
 
 
 def landmark_points(
-    landmarks: Mapping[str, int | Sequence[float]], mesh: trimesh.Trimesh, where: str = "landmarks"
+    landmarks: Mapping[str, int | Sequence[float]], marked: Callable[[], trimesh.Trimesh], where: str = "landmarks"
 ) -> dict[str, np.ndarray]:
-    """Points [3] of landmarks that are vertices of a mesh, or points already; where: what to call them in an error.
+    """Points [3] of landmarks that are vertices of a mesh, or points already.
 
-    Raises DataError where a vertex is not of the mesh.
+    marked: gives the mesh, and is called where there are vertices; where: what to call the landmarks in an error. Raises
+    DataError where a vertex is not of the mesh.
     """
+    mesh = marked() if any(isinstance(mark, int) for mark in landmarks.values()) else None
     points = {}
     for name, mark in landmarks.items():
         if isinstance(mark, int) and not 0 <= mark < len(mesh.vertices):

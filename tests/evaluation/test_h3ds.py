@@ -73,7 +73,7 @@ def check_against_package(package, root: Path, name: str, mesh: trimesh.Trimesh,
     truth = HeadReference(scene.load_mesh(), scene.landmarks(), {region: scene.region(region) for region in REGIONS})
     their_mesh = import_module("h3ds.mesh").Mesh()
     their_mesh.vertices, their_mesh.faces = np.array(mesh.vertices), np.array(mesh.faces)
-    ours = evaluate_head(mesh, truth, None if landmarks is None else landmark_points(landmarks, mesh))
+    ours = evaluate_head(mesh, truth, None if landmarks is None else landmark_points(landmarks, lambda: mesh))
     for region, aligned in ((None, ours.head), (FACE, ours.face)):
         there, back, scan, moved = theirs.evaluate_scene(name, their_mesh, landmarks, region)
         assert len(scan.vertices) == len(aligned.vertices)
@@ -217,12 +217,13 @@ def test_landmarks_that_do_not_do_are_refused(reference):
 
 
 def test_landmarks_are_found_on_their_mesh(reference):
-    points = landmark_points({"nose_tip": 3, "chin": (1.0, 2.0, 3.0)}, reference.mesh)
+    points = landmark_points({"nose_tip": 3, "chin": (1.0, 2.0, 3.0)}, lambda: reference.mesh)
     assert points["nose_tip"].tolist() == reference.mesh.vertices[3].tolist()
     assert points["chin"].tolist() == [1, 2, 3]
     count = len(reference.mesh.vertices)
     with pytest.raises(DataError, match=rf"marks\.txt: chin: vertex {count}, but the mesh has {count}; .*NAME X Y Z"):
-        landmark_points({"chin": count}, reference.mesh, "marks.txt")
+        landmark_points({"chin": count}, lambda: reference.mesh, "marks.txt")
+    assert landmark_points({"chin": (1, 2, 3)}, lambda: pytest.fail("no mesh is needed"))["chin"].tolist() == [1, 2, 3]
 
 
 def test_truth_of_another_mesh_is_refused(reference):
