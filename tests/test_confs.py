@@ -216,6 +216,14 @@ def test_base_says_what_was_published(name):
     assert train["milestone_unit"] == "epoch"
 
 
+def test_heads_are_instant_from_so_many_views():
+    assert {name for name in CONFS if name.startswith("h3ds/")} == {f"h3ds/{views}_views" for views in (3, 4, 8, 16, 32)}
+    for views in (3, 4, 8, 16, 32):
+        head, instant = load(f"h3ds/{views}_views"), load("instant")
+        assert head.data.views == views
+        assert replace(head, data=instant.data) == instant
+
+
 def test_transfer_is_instant_on_normalised_features():
     instant, transfer = load("instant"), load("transfer")
     rendering = replace(instant.model.rendering_network, normalise_features=True)

@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   nsr reconstruct photos/cup --out results/cup             a scene folder (IDR, NeuS or H3DS layout)
   nsr reconstruct data/DTU/scan65 --budget 300 --holdout 8 keep eight views to measure the rendering with
   nsr reconstruct photos/cup --views 0,4,8-12 --gt cup.ply few views, scored against a mesh in world units
+  nsr reconstruct data/H3DS/HEAD --views 3                 its published three views, face and head scored in mm
   nsr reconstruct photos/relief --unseen trim              leave the back open, which no photograph shows
   nsr reconstruct photos/cup --sphere 0 0 90 60            no masks: what lies in this sphere (world units) is the object
   nsr reconstruct bust --encoder vanilla                   the same recipe with another encoder
@@ -45,7 +46,11 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--budget", type=seconds, metavar="SECONDS", help="training time (default: the configuration's, 60)")
     parser.add_argument("--encoder", metavar="NAME", help="use confs/encoders/NAME/instant.conf")
     parser.add_argument("--conf", help="use this configuration instead (default instant)")
-    parser.add_argument("--views", metavar="N|LIST", help="how many views to use, or which (default all)")
+    parser.add_argument(
+        "--views",
+        metavar="N|LIST",
+        help="which views to use, or how many: those H3DS publishes, else evenly spread (default all)",
+    )
     parser.add_argument(
         "--holdout", type=whole_number(0, "views"), default=0, metavar="K", help="views kept from training to measure PSNR on"
     )

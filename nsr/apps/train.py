@@ -32,7 +32,9 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     data.add_argument("--data_dir", help="scene folder, or a folder of scans when --scan_id is given, or a built-in scene")
     data.add_argument("--scan_id", help="scan to train on: DATA_DIR/scan<ID>")
     data.add_argument(
-        "--views", help="which views to use: a number of them, or a list such as 0,3,5-9 (default: data.views, all)"
+        "--views",
+        help="which views to use: a list such as 0,3,5-9, or a number, of those H3DS publishes, else evenly spread (default: "
+        "data.views, all)",
     )
     data.add_argument("--holdout", type=whole_number(0, "views"), help="evenly spaced views to keep from training (default 0)")
     data.add_argument("--no-check", action="store_true", help="train even where `nsr data check` finds errors")

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from nsr.config import bind
-from nsr.datasets.detect import parse_views
 from nsr.training.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoint
 from nsr.training.estimated_masks import refuse_later_masks
 from nsr.training.folders import LATEST, PREVIOUS, checkpoint_path
-from nsr.training.launch import RunRequest, check_device, new_trainer, overrides_of, read_config
+from nsr.training.launch import RunRequest, check_device, new_trainer, overrides_of, read_config, views_of
 from nsr.training.run import data_place, differences, load_run_scene, reading
 from nsr.training.settings import Config
 from nsr.training.trainer import Trainer
@@ -119,7 +118,7 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest, say: Calla
         raise UsageError(f"--sphere {_numbers(request.sphere)}: the run in {run} has another; leave the option out")
     refuse_later_masks(run, data)
     scene = load_run_scene(data, used, size, kept.get("identity"), kept.get("noisy_start", False), run, sphere)
-    _refuse_other_views(request, run, len(scene), kept["train_views"], kept["holdout_views"])
+    _refuse_other_views(request, run, scene, kept["train_views"], kept["holdout_views"])
     views = scene.select(kept["train_views"]).to(device)
     trainer = Trainer(config, views, seed=seed, train_cameras=train_cameras, meta={"data_dir": data, **kept})
     with reading(file):
@@ -168,11 +167,11 @@ def _refuse_new_beginning(request: RunRequest, run: Path, seed: int, config: Con
             raise UsageError(f"--conf {request.conf}: not the configuration that the run began with; {advice}")
 
 
-def _refuse_other_views(request: RunRequest, run: Path, count: int, train_views: list[int], holdout_views: list[int]) -> None:
-    """UsageError for a request that names other views than those of a run over a scene of `count` views."""
+def _refuse_other_views(request: RunRequest, run: Path, scene: Scene, train_views: list[int], holdout_views: list[int]) -> None:
+    """UsageError for a request that names other views of a scene than those of a run."""
     advice = f"the run in {run} keeps its views; leave the option out, or start a new run without --is_continue"
     used = sorted([*train_views, *holdout_views])
-    if request.views is not None and sorted(parse_views(request.views, count)) != used:
+    if request.views is not None and sorted(views_of(request.views, scene, lambda _: None)) != used:
         raise UsageError(f"--views {request.views}: the run began with views {','.join(map(str, used))}; {advice}")
     if request.holdout is not None and request.holdout != len(holdout_views):
         raise UsageError(f"--holdout {request.holdout}: the run holds out {len(holdout_views)} views; {advice}")

@@ -124,22 +124,32 @@ def open_scene(
         device=device,
         say=say,
     )
-    configured = None if request.views else configured_views(config.data.views, scene)
-    return scene, *choose_views(request, len(scene), configured), seconds
+    views = views_of(request.views, scene, say) if request.views else configured_views(config.data.views, scene, say)
+    return scene, *choose_views(request, len(scene), views), seconds
 
 
-def configured_views(wanted: int, scene: Scene) -> list[int] | None:
+def views_of(text: str, scene: Scene, say: Callable[[str], None]) -> list[int]:
+    """The views that --views TEXT means in a scene: for a number those that the data set publishes for so many, which are said;
+    where it does not, and for a list, see parse_views."""
+    number = text.strip()
+    published = published_views(scene.source, int(number), len(scene)) if number.isdecimal() else None
+    if published is None:
+        return parse_views(text, len(scene))
+    say(f"{scene.name}: views {', '.join(map(str, published))}: those published for {number}")
+    return published
+
+
+def configured_views(wanted: int, scene: Scene, say: Callable[[str], None]) -> list[int] | None:
     """The views that data.views means in a scene; None for all. Raises ConfigError where it has fewer."""
     count = len(scene)
     if wanted > count:
         where = scene.source or scene.name
         raise ConfigError(f"data.views is {wanted}, but {where} has {count} views; choose with --views, or data.views=0")
-    return (published_views(scene.source, wanted, count) or parse_views(str(wanted), count)) if wanted else None
+    return views_of(str(wanted), scene, say) if wanted else None
 
 
-def choose_views(request: RunRequest, count: int, otherwise: list[int] | None = None) -> tuple[list[int], list[int]]:
-    """Training and held-out views that a request means in a scene of `count` views; `otherwise` where it names none."""
-    views = parse_views(request.views, count) if request.views else otherwise
+def choose_views(request: RunRequest, count: int, views: list[int] | None = None) -> tuple[list[int], list[int]]:
+    """Training and held-out views of a scene of `count`, of which `views` are used (None: all)."""
     try:
         return split_views(count, views, request.holdout or 0)
     except ValueError as error:

@@ -11,6 +11,8 @@ import numpy as np
 import trimesh
 
 from nsr.evaluation.chamfer import evaluate_mesh
+from nsr.evaluation.h3ds import HeadReference, evaluate_head
+from nsr.evaluation.h3ds_pictures import FILES as HEAD_FILES
 from nsr.evaluation.poses import evaluate_cameras
 from nsr.evaluation.report import error_heatmap, preview_picture, render_mesh, write_metrics, write_report
 from nsr.geometry.camera_paths import turntable_cameras
@@ -22,6 +24,7 @@ from nsr.models.idr import IDRModel
 from nsr.training.continuation import KEPT_FIGURES, resume_trainer
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
 from nsr.training.folders import has_checkpoint
+from nsr.training.heads import head_reference_of
 from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, run_folder, train
 from nsr.training.log import peak_memory_mb
 from nsr.training.results import (
@@ -72,7 +75,8 @@ def reconstruct(
     unfinished run of the same request in `out` is continued; overwrite: whatever results are there are removed instead.
     unseen, min_views: what becomes of surface that fewer training views see (see nsr.geometry.unseen). Figures are of the
     whole mesh; of a trimmed one there are figures beside them, under "trimmed". Among them is wall_seconds: from the call to
-    the written mesh, with what a budget does not count (reading and checking the scene, extracting the mesh).
+    the written mesh, with what a budget does not count (reading and checking the scene, extracting the mesh). Of a scene in
+    H3DS's layout there are face_mm and head_mm, by the protocol of nsr.evaluation.h3ds without landmarks.
     renderings: False leaves out what pictures of the model are needed for: figures of renderings, and preview.png.
     Raises UsageError when `out` holds other results or another process writes them, DataError when the scene fails its check
     (unless check is False), RetriableError when interrupted, and what training raises.
@@ -100,13 +104,15 @@ def _how_to_continue(overwrite: bool) -> str:
 
 
 class _Trained(NamedTuple):
-    """A trained run in a folder. reference: the true surface, in world units; continued: another process began it."""
+    """A trained run in a folder. reference: the true surface, in world units; head: the same of a scene in H3DS's layout, with
+    its regions; continued: another process began it."""
 
     trainer: Trainer
     scene: Scene
     train_views: list[int]
     held: list[int]
     reference: trimesh.Trimesh | None
+    head: HeadReference | None
     continued: bool
 
 
@@ -127,6 +133,7 @@ def _train(
         refuse_errors(scene.select(sorted([*train_views, *held])), say)
     reference_file = ground_truth or scene.ground_truth
     reference = load_mesh(reference_file) if reference_file is not None else None
+    head = head_reference_of(scene.source)
     if unfinished:
         trainer = resume_trainer(out, request, scene, train_views, held, say)
         say(f"{out}: continuing an unfinished run at step {trainer.clock.step}")
@@ -135,10 +142,10 @@ def _train(
     if silhouette_seconds:
         trainer.meta["silhouette_seconds"] = silhouette_seconds
     say(f"{scene.name}: {len(train_views)} views of {scene.cameras.width}x{scene.cameras.height}, {len(held)} held out")
-    old = (*RESULTS, *OF_THE_RUN) if overwrite else ()
+    old = (*RESULTS, *OF_THE_RUN, *HEAD_FILES) if overwrite else ()
     estimated = scene if silhouette_seconds else None
     train(trainer, out, old=old, estimated=estimated, how_to_continue=_how_to_continue(overwrite), say=say)
-    return _Trained(trainer, scene, train_views, held, reference, unfinished)
+    return _Trained(trainer, scene, train_views, held, reference, head, unfinished)
 
 
 def _results(
@@ -151,7 +158,7 @@ def _results(
     began: float,
     say: Callable[[str], None],
 ) -> dict:
-    trainer, scene, train_views, held, reference, continued = trained
+    trainer, scene, train_views, held, reference, head, continued = trained
     say("extracting the mesh")
     run = load_run(out, trainer.device)
     masks = trainer.scene.masks.cpu()  # the trusted ones: what a wrong mask leaves out is not unseen
@@ -183,9 +190,9 @@ def _results(
         metrics |= evaluate_cameras(transform_cameras(run.cameras, scene.world_from_scene), scene.reference[train_views])
     if reference is not None:
         cameras_world = reference_cameras(scene)[train_views]
-        metrics |= evaluate_mesh(mesh, reference, cameras_world, seed=0)
+        metrics |= evaluate_mesh(mesh, reference, cameras_world, seed=0) | head_figures(mesh, head)
         if unseen == "trim":
-            metrics["trimmed"] = evaluate_mesh(shown, reference, cameras_world, seed=0)
+            metrics["trimmed"] = evaluate_mesh(shown, reference, cameras_world, seed=0) | head_figures(shown, head)
     write_metrics(out / "metrics.json", metrics)
     heatmap = error_heatmap(shown, reference) if reference is not None else None
     if renderings:
@@ -200,6 +207,14 @@ def _results(
         note=" ".join(filter(None, notes)),
     )
     return metrics
+
+
+def head_figures(mesh: trimesh.Trimesh, head: HeadReference | None) -> dict[str, float]:
+    """face_mm and head_mm of a mesh in world units; nothing where there is no head to measure it against."""
+    if head is None:
+        return {}
+    errors = evaluate_head(mesh, head)
+    return {"face_mm": errors.face_mm, "head_mm": errors.head_mm}
 
 
 def unseen_note(unseen: Unseen, min_views: int) -> str:

@@ -1,9 +1,10 @@
-"""Files that are never seen half-written, and folders that one process at a time may write."""
+"""Files and folders that are never seen half-written, and folders that one process at a time may write."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,28 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Fill a folder that appears under its name complete or not at all: `with atomic_folder(path) as folder: ...`.
+
+    What is written to `folder`, beside its place, is renamed to `path`, or removed when the block raises. Missing parents are
+    created. Raises UsageError where `path` exists and is not an empty folder.
+    """
+    target = Path(path).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{path}: already exists and is not empty; name a new folder or remove it first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()  # not tempfile.mkdtemp, whose folders are private (see atomic_write)
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(target.parent)
 
