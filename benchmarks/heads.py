@@ -6,9 +6,9 @@
 
 Each cell is a run of `nsr reconstruct SCENE --views N [--prior PRIOR]` with confs/h3ds/<N>_views, measured by the protocol of
 H3DS (nsr/evaluation/h3ds.py; no landmarks). The column without a prior is always there. A prior that was made from a scene is
-not used on it: `--leave-out pretrained=ict_000` says which. Prints two Markdown tables (means over the scenes of each group, and
-each scene), and writes heads.json. A group are scenes whose names begin alike up to "_": heads of a morphable model and scans of
-real heads are never averaged together.
+not used on it: `--leave-out pretrained=ict_000` says which. Prints two Markdown tables (means over the scenes of each group,
+and each scene), and writes heads.json. A group are scenes whose names begin alike up to "_": heads of a morphable model and
+scans of real heads are never averaged together.
 
 Runs that exist in --out are not repeated, and those of another command or other code are refused. Nothing else should run on
 the machine meanwhile: runs are as long as their budgets.
