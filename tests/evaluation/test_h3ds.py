@@ -159,6 +159,20 @@ def test_the_head_is_aligned_on_the_face_and_measured_everywhere(reference):
     assert figures["face_scale"] == figures["head_scale"] == pytest.approx(1)
 
 
+def test_each_figure_is_aligned_on_its_own_region(reference):
+    """Two heads as one scan, each moved in its own way: only the right region undoes the one or the other."""
+    head, faces = reference.mesh, reference.mesh.faces
+    count, away, step = len(head.vertices), np.array([0, 0, 1000]), np.array([0.3, 0.2, -0.4])
+    both = new_mesh(np.concatenate([head.vertices, head.vertices + away]), np.concatenate([faces, faces + count]))
+    truth = HeadReference(both, {}, {HEAD: np.arange(count), FACE: np.arange(count, 2 * count)})
+    moved = np.concatenate([to_world(both, NUDGE).vertices[:count], both.vertices[count:] + step])
+    errors = evaluate_head(new_mesh(moved, both.faces), truth)
+    assert np.allclose(errors.head.transform, np.linalg.inv(NUDGE), atol=1e-9)
+    assert np.allclose(errors.face.transform, similarity(1, (0, 0, 0), tuple(-step)), atol=1e-9)
+    assert errors.face_mm < 1e-9
+    assert errors.head.distances[:count].max() < 1e-9 < errors.head.distances[count:].min()
+
+
 def test_the_surface_is_nearer_than_the_vertices_of_a_coarse_mesh():
     """Vertices of the scan on the edges of a coarse reconstruction lie on its surface, and off its vertices."""
     coarse = head_mesh(subdivisions=3)
