@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nsr.apps.options import (
     TRAIN_CAMERAS,
+    add_device,
     add_resolution,
     add_sphere,
     check_folder,
@@ -119,7 +120,7 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exps_folder", default="exps", type=Path, metavar="DIR", help="where experiments are kept (default exps)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_device(parser, default="auto")  # half of the encoders run on a GPU alone, and nobody looks on
     parser.add_argument(
         "--max_retries", type=whole_number(0, "tries"), default=5, metavar="K",
         help="how many tries in a row may get no further before it gives up (default 5)",

@@ -49,6 +49,13 @@ def whole_number(least: int, what: str):
     return parse
 
 
+def add_device(parser: argparse._ActionsContainer, default: str = "cpu") -> None:
+    """The option --device; nsr.training.launch.check_device says what there is."""
+    parser.add_argument(
+        "--device", default=default, help=f"cpu, cuda, cuda:1, or auto: a GPU where torch finds one (default {default})"
+    )
+
+
 def add_unseen_options(parser: argparse.ArgumentParser) -> None:
     """--unseen and --min-views, of the programs that write meshes."""
     parser.add_argument(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nsr.apps.options import (
     TRAIN_CAMERAS,
+    add_device,
     add_resolution,
     add_sphere,
     add_unseen_options,
@@ -56,7 +57,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     add_unseen_options(parser)
     parser.add_argument("--train_cameras", action="store_true", help=TRAIN_CAMERAS)
     add_sphere(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_device(parser)
     parser.add_argument(
         "--mesh-only", action="store_true", help="no renderings and their figures: large networks take minutes for each"
     )

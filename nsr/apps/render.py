@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nsr.apps.options import add_device
 from nsr.utils.errors import ExtensionError, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         help="colours as each training photograph has them, where training has learned that (exposure.type=affine), instead of "
         "those of an average photograph, which all other views have",
     )  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_device(parser)
     parser.set_defaults(run=run_render)
     return parser
 

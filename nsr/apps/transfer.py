@@ -7,7 +7,16 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nsr.apps.options import add_resolution, check_folder, check_resolution, is_run, newest_run, run_name, whole_number
+from nsr.apps.options import (
+    add_device,
+    add_resolution,
+    check_folder,
+    check_resolution,
+    is_run,
+    newest_run,
+    run_name,
+    whole_number,
+)
 from nsr.apps.render import add_pictures, check_pictures, remove_frames, render_frames, write_animation, write_png
 from nsr.apps.train import experiment_name
 from nsr.training.experiments import VARIANTS, experiment_folder, variant_of
@@ -50,7 +59,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     add_pictures(parser)
     parser.add_argument("--mesh", action="store_true", help="write the recoloured mesh as well")
     add_resolution(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_device(parser)
     parser.set_defaults(run=run_transfer)
     return parser
 

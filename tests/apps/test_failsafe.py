@@ -302,6 +302,7 @@ def test_the_scene_and_the_cameras_choose_configuration_and_experiment(workplace
         90,
         60,
     ]
+    assert parsed("train", "--exp", "NFFB", "--scan_id", 7).device == "auto"  # half of the experiments need a GPU
     args = parsed("train", *options)
     begun, again = (failsafe.train_command(args, "conf", "name", "stamp", again=again)[3:] for again in (False, True))
     common = ["--exps_folder", "exps", "--expname", "name", "--timestamp", "stamp"]
@@ -361,7 +362,7 @@ def test_what_is_measured(tmp_path):
     def programs(*options: object) -> list[str]:
         commands = failsafe.evaluation_commands(parsed("eval", "--exp", "NFFB", "--scan_id", 7, *options), Path("run"))
         return [
-            " ".join(map(str, command)).replace(" --device cpu", "").replace(" --resolution 384", "") for command in commands
+            " ".join(map(str, command)).replace(" --device auto", "").replace(" --resolution 384", "") for command in commands
         ]
 
     assert programs() == ["mesh run", "eval run --mesh-only"]
