@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -160,6 +161,37 @@ def test_refusals(runs, tiny_files, tmp_path, refused):
     refused([*both, runs / "other", "--frames", 0], 2, "--frames", "from 1 up")
     refused([*both, runs / "other", "--scale", 0], 2, "--scale 0")
     refused([*both, runs / "other", "--out", runs / "one" / "metrics.csv"], 2, "--out", "is a file")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="its first line means nothing there")
+def test_the_script_finds_the_nsr_of_its_checkout_from_any_python(tmp_path):
+    """As docs/transfer.md has it: by its name alone, in a shell whose python3 knows nothing of nsr."""
+    script, bare = tmp_path / "checkout" / "scripts" / "eval_disentanglement.py", tmp_path / "bare"
+    script.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / script.name, script)
+    write_program(bare / "python3", f'exec "{sys.executable}" -I -S "$@"')
+    environment = {"PATH": f"{bare}:/usr/bin:/bin", "HOME": str(tmp_path)}
+
+    def call() -> tuple[int, str, str]:
+        command = [script, "--geometry_id", "65", "--appearance_id", "a b"]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    code, _, stderr = call()
+    assert code == 6
+    assert "No module named 'nsr'" in stderr
+    assert "make setup" in stderr
+    told = 'printf "%s|" {} "$@"; exit 7'
+    write_program(bare / "nsr", told.format("path"))
+    assert call() == (7, "path|transfer|--geometry_id|65|--appearance_id|a b|", "")
+    write_program(tmp_path / "checkout" / ".venv" / "bin" / "nsr", told.format("own"))
+    assert call() == (7, "own|transfer|--geometry_id|65|--appearance_id|a b|", "")
+
+
+def write_program(path: Path, line: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
 
 
 def test_the_script_is_the_command(runs, tmp_path):
