@@ -37,6 +37,7 @@ def test_rows_are_on_disk_as_they_are_written(tmp_path):
             log.step(step, {"loss": 0.1 * step}, rays=512 * step, seconds=0.5, progress=0.25, times=times)
             assert len(rows(tmp_path)) == step // 2
     last = rows(tmp_path)[1]
+    assert abs(time.time() - float(last.pop("unix_time"))) < 60
     parts = {part: float(last.pop(f"ms_{part}")) for part in PARTS}
     assert last == {"step": "4", "loss": "0.4", "rays": "2048", "seconds": "0.5", "progress": "0.25"}
     assert parts["backward"] >= 10 > parts["forward"] > 0
