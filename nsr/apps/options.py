@@ -134,6 +134,12 @@ def run_name(folder: Path) -> str:
     return folder.parent.name if TIME_STAMP.fullmatch(folder.name) else folder.name
 
 
+def full_run_name(folder: Path) -> str:
+    """The same with the time stamp, which tells the runs of an experiment apart."""
+    folder = folder.resolve()
+    return f"{run_name(folder)}_{folder.name}" if TIME_STAMP.fullmatch(folder.name) else folder.name
+
+
 def add_resolution(parser: argparse.ArgumentParser, default: int = RESOLUTION) -> None:
     parser.add_argument("--resolution", type=int, default=default, help=f"marching-cubes cells per axis (default {default})")
 

@@ -119,6 +119,13 @@ def test_the_place_by_default_is_within_the_run_of_the_surface(runs, tmp_path):
     one = Path(shutil.copytree(runs / "one", tmp_path / "one"))
     assert transfer("--geometry_id", one, "--appearance_id", runs / "other" / "checkpoints" / "latest.safetensors") == 0
     assert (one / "transfer" / "other" / "transfer.gif").is_file()
+    stamps = ("2026_01_01_00_00_00", "2026_01_01_00_00_01")  # of one experiment: they must not replace each other's results
+    for name, stamp in zip(("one", "other"), stamps, strict=True):
+        run = shutil.copytree(runs / name, tmp_path / "exps" / "cup_65" / stamp)
+        assert transfer("--geometry_id", one, "--appearance_id", run) == 0
+    for name, stamp in zip(("one", "other"), stamps, strict=True):
+        record = json.loads((one / "transfer" / f"cup_65_{stamp}" / "transfer.json").read_text())
+        assert record["appearance"]["checkpoint"] == load_run(runs / name).checkpoint
 
 
 def test_scans_by_the_names_of_their_experiments(runs, tmp_path, refused):
