@@ -19,6 +19,7 @@ from nsr.apps.options import (
     the_sphere,
     whole_number,
 )
+from nsr.apps.render import check_quality
 from nsr.utils.errors import CheckpointError, DataError, RetriableError, UsageError
 from nsr.utils.files import is_locked
 from nsr.utils.supervisor import Supervisor, persistently, say
@@ -85,14 +86,26 @@ def _add_eval(commands) -> None:
         "run's folder. With refined cameras these are measured too.",
         epilog="examples:\n  nsr failsafe eval --exp NFFB --scan_id 65\n  nsr failsafe eval --exp NFFB --scan_id 65 "
         "--trainable_cameras --eval_rendering --dtu_gt data/DTU_reference\n"
+        "  nsr failsafe eval --exp Posenc --scan_id 65 --eval_rendering --views 5 --samples 1 --scale 0.5\n"
         "  nsr failsafe eval --exp HashGrid --data_dir bust --conf instant\n\n"
         f"{WHAT_IT_SURVIVES}",
         formatter_class=_RAW,
     )
     _add_experiment(parser)
     parser.add_argument(
-        "--eval_rendering", action="store_true", help="also render the training views, and compare renderings with photographs"
+        "--eval_rendering", action="store_true",
+        help="also render the training views, and compare renderings with photographs; large networks take minutes for each of "
+        "DTU's, which --views, --samples and --scale shorten",
+    )  # fmt: skip
+    parser.add_argument(
+        "--views",
+        metavar="N|LIST",
+        help="views to compare and to render: how many, or which (default those of nsr eval and render)",
     )
+    parser.add_argument(
+        "--samples", type=whole_number(1, "rays"), metavar="N", help="N x N rays per pixel of renderings (default 2)"
+    )
+    parser.add_argument("--scale", type=float, help="size of the pictures in renders/, relative to the photographs (default 1)")
     parser.add_argument("--gt", type=Path, metavar="MESH", help="true mesh, in world units (default: the scene's own, if any)")
     parser.add_argument("--dtu_gt", type=Path, metavar="DIR", help="measure as DTU does: folder of its Points/ and ObsMask/")
     add_resolution(parser)
@@ -171,6 +184,10 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_eval(args: argparse.Namespace) -> int:
     check_resolution(args.resolution)
+    check_quality(1.0 if args.scale is None else args.scale, 2 if args.samples is None else args.samples)
+    for option in ("views", "samples", "scale"):
+        if getattr(args, option) is not None and not args.eval_rendering:
+            raise UsageError(f"--{option}: expected --eval_rendering beside it, without which nothing is rendered")
     if args.gt is not None and not args.gt.is_file():
         raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
     _, experiment = the_experiment(args)
@@ -247,7 +264,7 @@ def train_command(args: argparse.Namespace, conf: str, experiment: str, stamp: s
         "--no-check": args.no_check,
         "--tensorboard": args.tensorboard,
     }
-    given = [text for name, value in options.items() if value is not None for text in (name, value)]
+    given = _given(options)
     given += [name for name, on in flags.items() if on]
     given += ["--sphere", *the_sphere(args.sphere)] if args.sphere is not None else []
     return nsr_command("train", *given, *args.overrides)
@@ -284,20 +301,30 @@ def newest_finished(experiments: Path, experiment: str, data: str | None) -> Pat
 def evaluation_commands(args: argparse.Namespace, folder: Path) -> list[Sequence[object]]:
     """The arguments of the nsr programs that evaluate a run, in order."""
     device = ("--device", args.device)
+    quality = _given({"--views": args.views, "--samples": args.samples})
+    renderings = ["--eval_rendering", *quality] if args.eval_rendering else []
     measure = ["eval", folder, "--resolution", args.resolution, *device]
     scan = args.scan_id if args.dtu_gt is not None and args.scan_id is not None and args.scan_id.isdecimal() else None
-    named = {"--gt": args.gt, "--dtu_gt": args.dtu_gt, "--dtu_scan": scan}
-    truth = [part for option, path in named.items() if path is not None for part in (option, path)]
+    truth = _given({"--gt": args.gt, "--dtu_gt": args.dtu_gt, "--dtu_scan": scan})
+    commands = [["mesh", folder, "--resolution", args.resolution, *device]]
     if truth:
-        measure += [*truth, *(["--eval_rendering"] if args.eval_rendering else [])]
-    elif not args.eval_rendering:
-        measure += ["--mesh-only"]
-    commands = [["mesh", folder, "--resolution", args.resolution, *device], measure]
+        commands.append([*measure, *truth, *renderings])
+    elif not renderings:
+        commands.append([*measure, "--mesh-only"])
+    elif not quality:
+        commands.append(measure)
+    else:  # what is said about renderings measures these alone, and the scene may have a mesh to measure against
+        commands += [[*measure, "--mesh-only"], ["eval", folder, *renderings, *device]]
     if args.trainable_cameras:
         commands.append(["eval", folder, "--eval_cameras", *device])
     if args.eval_rendering:
-        commands.append(["render", folder, *device])
+        commands.append(["render", folder, *quality, *_given({"--scale": args.scale}), *device])
     return commands
+
+
+def _given(options: dict[str, object]) -> list[object]:
+    """The parts of a command line with those options that have a value."""
+    return [part for name, value in options.items() if value is not None for part in (name, value)]
 
 
 def nsr_command(*arguments: object) -> list[str]:
