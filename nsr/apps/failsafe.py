@@ -21,10 +21,12 @@ from nsr.apps.options import (
 )
 from nsr.apps.render import check_quality
 from nsr.utils.errors import CheckpointError, DataError, RetriableError, UsageError
-from nsr.utils.files import is_locked
+from nsr.utils.files import is_locked, lock_holder
 from nsr.utils.supervisor import Supervisor, persistently, say
 
 DTU, H3DS = Path("data/DTU"), Path("data/H3DS")  # where `nsr data download` and the H3DS archive put scans
+# The trainer of a supervisor that was killed ends after its start or its step, and with IDR's networks a start takes minutes.
+ORPHAN_ENDS_WITHIN = 1800.0
 _RAW = argparse.RawDescriptionHelpFormatter
 
 WHAT_IT_SURVIVES = """Tried again: exit code 75 (out of memory, a full disk, a file system that is away, SIGTERM to the program
@@ -161,8 +163,8 @@ def run_train(args: argparse.Namespace) -> int:
 
     def command() -> list[str]:
         nonlocal begun
-        if is_locked(folder):  # the trainer of a supervisor that was killed ends with its step
-            raise RetriableError(f"{folder} is still being written by another process")
+        why = f"{folder} is still being written by another process (pid {lock_holder(folder)})"
+        supervisor.wait_while(lambda: is_locked(folder), ORPHAN_ENDS_WITHIN, why)
         there = has_checkpoint(folder)
         if begun and not there:  # to begin anew would train on a bare mount point
             raise RetriableError(f"{folder} had a checkpoint and has none now; is its file system away?")

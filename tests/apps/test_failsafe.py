@@ -9,20 +9,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.failsafe_run import EPOCHS, EXPERIMENT, FailsafeTraining, attempts, train_options, write_workplace
-from support.run_folders import assert_same_state, checkpoint
+from support.failsafe_run import EPOCHS, EXPERIMENT, PATIENCE, FailsafeTraining, attempts, train_options, write_workplace
+from support.run_folders import assert_same_state, checkpoint, rows
 from support.tiny_run import HEIGHT, VIEWS, WIDTH
 
 from nsr.apps import failsafe
 from nsr.apps.main import main, parse
 from nsr.training.checkpoint import load_checkpoint, save_checkpoint
 from nsr.training.experiments import EXPERIMENTS
-from nsr.training.folders import LATEST, PREVIOUS, checkpoint_path, has_checkpoint, reached
+from nsr.training.folders import LATEST, PREVIOUS, checkpoint_path, has_checkpoint, reached, run_folders
+from nsr.utils.files import is_locked
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = EPOCHS * VIEWS
@@ -125,6 +127,58 @@ def test_stopped_by_hand_and_continued(peaceful, workplace, tmp_path, capsys):
     assert nsr("failsafe", "train", "--exp", "HashGrid", "--scan_id", 7, "--exps_folder", tmp_path, "--is_continue") == 0
     assert_same_state(run, peaceful)
     assert [(row["run"], row["exit_code"]) for row in attempts(tmp_path)] == [(run.name, "75"), (run.name, "0")]
+
+
+@pytest.fixture
+def orphaned(workplace, tmp_path):
+    """A supervisor that was killed after some steps of its trainer, which has not noticed: stopped as if in a long start."""
+    with FailsafeTraining(workplace, tmp_path, "--nepoch", 2000, checkpoint_seconds=1000) as training:
+        training.wait_until(lambda: runs_of(tmp_path) and logged(training.run))
+        trainer = training.child()
+        os.kill(trainer, signal.SIGSTOP)
+        assert training.step() == 0  # of the checkpoint before the first step
+        training.process.kill()
+        training.process.wait()
+        yield training.run, trainer
+    if is_locked(training.run):
+        os.kill(trainer, signal.SIGKILL)
+
+
+def runs_of(exps: Path) -> list[Path]:
+    return run_folders(exps, EXPERIMENT)
+
+
+def logged(run: Path) -> list[dict[str, str]]:
+    return rows(run) if (run / "metrics.csv").is_file() else []
+
+
+def wait_until(happened) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_trainer_whose_supervisor_was_killed_saves_and_ends(orphaned):
+    run, trainer = orphaned
+    os.kill(trainer, signal.SIGCONT)
+    wait_until(lambda: not is_locked(run))
+    state = reached(run)
+    assert state.step >= 10
+    assert state.progress < 1
+    assert reached(run, PREVIOUS).step == 0
+
+
+def test_the_trainer_of_a_supervisor_that_was_killed_is_waited_for(orphaned, peaceful, workplace, tmp_path):
+    run, trainer = orphaned
+    with FailsafeTraining(workplace, tmp_path, "--is_continue", "--max_retries", 0, checkpoint_seconds=1000) as training:
+        training.read_until(f"{run} is still being written by another process (pid {trainer}); waiting for it")
+        os.kill(trainer, signal.SIGCONT)
+        assert training.end() == 0
+    (row,) = attempts(tmp_path)
+    assert (row["attempt"], row["exit_code"]) == ("1", "0")
+    assert reached(run, PREVIOUS).step >= 10  # where the trainer that was waited for had saved, and this one began
+    assert_same_state(run, peaceful)
 
 
 def test_a_finished_run_is_not_trained_again(peaceful, tmp_path):

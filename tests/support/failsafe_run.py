@@ -31,17 +31,17 @@ def write_workplace(folder: Path) -> Path:
     return folder
 
 
-def train_options(exps: Path, *more: object) -> list[object]:
+def train_options(exps: Path, *more: object, checkpoint_seconds: float = 0.05) -> list[object]:
     """Of a run by epochs, with checkpoints every few steps and a start of half a second, which a kill can hit."""
     options = ["--exp", "HashGrid", "--scan_id", 7, "--data_dir", "DTU", "--exps_folder", exps, "--nepoch", EPOCHS, "--seed", 3]
-    return [*options, *more, "train.checkpoint_seconds=0.05", "start.type=hull", "start.steps=300"]
+    return [*options, *more, f"train.checkpoint_seconds={checkpoint_seconds}", "start.type=hull", "start.steps=300"]
 
 
 class FailsafeTraining:
     """`nsr failsafe train` in a working directory; lines: of its stderr, as far as they were read."""
 
-    def __init__(self, workplace: Path, exps: Path, *options: object) -> None:
-        command, environment = nsr_command("failsafe", "train", *train_options(exps, *options))
+    def __init__(self, workplace: Path, exps: Path, *options: object, **how: float) -> None:
+        command, environment = nsr_command("failsafe", "train", *train_options(exps, *options, **how))
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, cwd=workplace, env={**environment, "OMP_NUM_THREADS": "1"}, **pipes)
         self.exps, self.lines = exps, []
