@@ -140,6 +140,8 @@ class ProgressLine:
         from rich.console import Console
 
         self.console = console or Console(stderr=True)
+        # A reader that has gone is no reason to stop. rich would end the process, and so the trainer of a killed supervisor.
+        self.console.on_broken_pipe = lambda: setattr(self.console, "quiet", True)
         self.interval = 0.2 if self.console.is_terminal else interval
         self._bar = None
         self._begin: tuple[float, float] | None = None  # time and progress at the first update
@@ -161,7 +163,7 @@ class ProgressLine:
         rate = (rays_seen - self._shown[1]) / max(since, 1e-9)
         self._shown = (now, rays_seen)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        with suppress(OSError):  # a reader that has gone is no reason to stop
+        with suppress(OSError):
             self._show(progress, f"step {step}  {shown}  {rate / 1000:.1f}k rays/s  {self._remaining(now, progress)}")
 
     def _remaining(self, now: float, progress: float) -> str:
