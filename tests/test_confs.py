@@ -151,6 +151,20 @@ def test_full_and_instant_differ_in_networks_encoders_and_rates_alone(folder):
     assert full.model.implicit_network.encoder == instant.model.implicit_network.encoder
 
 
+GRID_OF_TCNN = {"base_resolution", "max_resolution", "extent"}
+OWN = {"nffb": set(), "stylemod_nffb": {"omega"}, "nffb_tcnn": GRID_OF_TCNN, "stylemod_nffb_tcnn": {"omega"} | GRID_OF_TCNN}
+
+
+@pytest.mark.parametrize("folder", OWN)
+def test_banks_share_a_block(folder):
+    """What is changed in confs/encoders/filter_bank.hocon changes in all four."""
+    bank, common = (
+        to_tree(load(f"encoders/{name}/encoder"))["model"]["implicit_network"]["encoder"][name] for name in (folder, "nffb")
+    )
+    assert {name for name in common if bank[name] != common[name]} == OWN[folder]
+    assert '{ include "../filter_bank.hocon"' in find_conf(f"encoders/{folder}/encoder").read_text()
+
+
 def test_hash_grids_for_cuda_are_those_for_every_device():
     for variant in VARIANTS:
         ours, theirs = (load(f"encoders/{folder}/{variant}") for folder in ("hashgrid_cuda", "hashgrid"))
