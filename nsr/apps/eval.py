@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nsr.apps import eval_h3ds
-from nsr.apps.options import add_resolution, check_resolution, check_suffix, whole_number
+from nsr.apps.options import add_device, add_resolution, check_resolution, check_suffix, whole_number
 from nsr.utils.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     )
     add_resolution(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default RUN/metrics.json)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_device(parser)
     parser.set_defaults(run=run_eval)
     return parser
 

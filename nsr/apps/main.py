@@ -18,7 +18,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from nsr import __version__
@@ -180,7 +180,8 @@ def _fail(message: str, code: int) -> int:
     """One line on stderr; the traceback too when NSR_DEBUG=1."""
     if os.environ.get("NSR_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
-    print(f"nsr: error: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # of a reader that has gone the exit code is still to be right
+        print(f"nsr: error: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nsr.apps.options import (
     TRAIN_CAMERAS,
+    add_device,
     add_prior,
     add_resolution,
     add_sphere,
@@ -63,7 +64,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--train_cameras", action="store_true", help=TRAIN_CAMERAS)
     add_sphere(parser)
     add_prior(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_device(parser)
     parser.add_argument(
         "--mesh-only", action="store_true", help="no renderings and their figures: large networks take minutes for each"
     )

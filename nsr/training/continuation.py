@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from nsr.config import bind
-from nsr.training.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoint
+from nsr.training.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoint, unflatten
 from nsr.training.estimated_masks import refuse_later_masks
 from nsr.training.folders import LATEST, PREVIOUS, checkpoint_path
-from nsr.training.launch import RunRequest, check_device, new_trainer, overrides_of, read_config, views_of
+from nsr.training.launch import AUTO, RunRequest, check_device, new_trainer, overrides_of, read_config, views_of
 from nsr.training.run import data_place, differences, load_run_scene, reading
 from nsr.training.settings import Config
 from nsr.training.trainer import Trainer
@@ -99,8 +101,8 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest, say: Calla
             "a run that was stopped before its first checkpoint has to be started again"
         )
     file, saved = last_whole_checkpoint(run, say) if checkpoint == LATEST else (file, load_checkpoint(file))
-    device = check_device(request.device)
     with reading(file):
+        device = check_device(continued_device(request.device, saved))
         meta = saved.meta
         config = _continued_config(meta["config"], run, request)
         config.model.check_device(device.type)
@@ -124,6 +126,16 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest, say: Calla
     with reading(file):
         trainer.resume(saved)
     return trainer
+
+
+def continued_device(name: str, saved: Checkpoint) -> str:
+    """The device that a name means for a run to continue: of AUTO the CPU where it was trained on one, whatever else there is.
+
+    Only that kind continues its random numbers. (A run of a GPU where there is none is refused by Trainer.resume.)
+    """
+    generator = unflatten("run", saved.tensors, saved.meta["state"]["generator"])
+    of_cpu = generator.numel() == torch.Generator().get_state().numel()
+    return "cpu" if name == AUTO and of_cpu else name
 
 
 def _numbers(values: Iterable[float]) -> str:

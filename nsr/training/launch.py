@@ -38,6 +38,7 @@ from nsr.utils.hocon import find_conf, load_tree, to_hocon
 
 PREVIEW_WIDTH = 320
 DEFAULT_CONF = "instant"
+AUTO = "auto"  # a device: a GPU where torch finds one, else the CPU
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class RunRequest:
     data: scene folder or built-in name; views, holdout: see split_views; nepoch, budget: one given without the other does away
     with the configuration's other end, but not with one among the overrides; sphere: the object's, in world units, instead of
     the scene's own. None is what nobody asked for: DEFAULT_CONF, all views, none held out, seed 0; or, where a run is
-    continued, whatever it began with.
+    continued, whatever it began with. device: as check_device takes it.
     """
 
     data: str
@@ -89,7 +90,13 @@ def overrides_of(request: RunRequest) -> list[str]:
 
 
 def check_device(name: str) -> torch.device:
-    """Raises UsageError when the device does not exist here, ExtensionError when the native library has no kernels for it."""
+    """The device of a name, such as cpu, cuda:1 or AUTO.
+
+    Raises UsageError when it does not exist here, ExtensionError when the native library has no kernels for it: a GPU that AUTO
+    finds is not passed over, since a run that takes the CPU instead would say so by its speed alone.
+    """
+    if name == AUTO:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = _torch_device(name)
     check_device_served(device.type)
     return device

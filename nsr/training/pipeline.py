@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +22,11 @@ from nsr.geometry.poses import transform_cameras
 from nsr.geometry.raycast import Raycaster
 from nsr.geometry.unseen import Unseen, treat_unseen
 from nsr.models.idr import IDRModel
-from nsr.training.continuation import KEPT_FIGURES, resume_trainer
+from nsr.training.continuation import KEPT_FIGURES, continued_device, last_whole_checkpoint, resume_trainer
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
 from nsr.training.folders import has_checkpoint
 from nsr.training.heads import head_reference_of
-from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, run_folder, train
+from nsr.training.launch import AUTO, RunRequest, new_trainer, open_scene, refuse_errors, run_folder, train
 from nsr.training.log import peak_memory_mb
 from nsr.training.results import (
     check_min_views,
@@ -36,7 +37,7 @@ from nsr.training.results import (
     run_mesh,
     training_views,
 )
-from nsr.training.run import load_run, reference_cameras
+from nsr.training.run import load_run, reading, reference_cameras
 from nsr.training.trainer import Trainer
 from nsr.types import Cameras, Scene
 from nsr.utils.errors import RetriableError, UsageError
@@ -127,6 +128,11 @@ def _train(
     say: Callable[[str], None],
 ) -> _Trained:
     unfinished = not overwrite and _holds_unfinished_run(out)
+    automatic = request.device == AUTO
+    if unfinished and automatic:  # before the scene is opened, whose masks may have to be estimated
+        file, saved = last_whole_checkpoint(out, say=lambda _: None)
+        with reading(file):
+            request = replace(request, device=continued_device(request.device, saved))
     scene, train_views, held, silhouette_seconds = open_scene(request, say, out if unfinished else None)
     check_min_views(min_views, len(train_views), unseen)
     if check:
@@ -142,6 +148,8 @@ def _train(
     if silhouette_seconds:
         trainer.meta["silhouette_seconds"] = silhouette_seconds
     say(f"{scene.name}: {len(train_views)} views of {scene.cameras.width}x{scene.cameras.height}, {len(held)} held out")
+    if automatic:
+        say(f"device: {trainer.device}")
     old = (*RESULTS, *OF_THE_RUN, *HEAD_FILES) if overwrite else ()
     estimated = scene if silhouette_seconds else None
     train(trainer, out, old=old, estimated=estimated, how_to_continue=_how_to_continue(overwrite), say=say)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nsr.config import to_tree
 from nsr.datasets.sampling import PixelBatch, PixelSampler
 from nsr.geometry.cameras import pixel_rays, ray_matrices
 from nsr.geometry.poses import TrainableCameras
@@ -21,8 +20,7 @@ from nsr.geometry.voxels import Voxels
 from nsr.models.exposure import AffineExposure
 from nsr.models.idr import IDRModel, TrainingOutput
 from nsr.models.losses import FADING, color_loss, fading_weights, idr_losses
-from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
-from nsr.training.folders import PREVIOUS, checkpoint_path
+from nsr.training.checkpoint import Checkpoint, load_checkpoint
 from nsr.training.guards import BadStepGuard, HalfStep, TerminationSignal, is_out_of_memory
 from nsr.training.optimisers import Optimisers
 from nsr.training.photometric import PhotometricTerm
@@ -33,8 +31,9 @@ from nsr.training.settings import Config
 from nsr.training.start import start_from_hull, trusted
 from nsr.training.step_graph import Readback, StepGraph, StepNumbers
 from nsr.training.step_times import StepTimes
+from nsr.training.trainer_state import restore_state, write_state
 from nsr.types import Cameras, Rays, Scene
-from nsr.utils.errors import CheckpointError, RetriableError
+from nsr.utils.errors import RetriableError
 
 MIN_RAYS = 64  # below this, running out of memory is not a matter of the batch size
 OF_LOSSES = 1 + len(FADING)  # numbers that change from step to step in the losses; behind them come the learning rates
@@ -377,62 +376,8 @@ class Trainer:
     def save(self, folder: Path, keep: bool = True) -> Path:
         """Write checkpoints/latest.safetensors, atomically; keep: what it replaces stays, as previous.safetensors."""
         self._take_note(self.readback.come())
-        cameras = self.cameras()
-        state = {
-            "model": self.model.state_dict(),
-            "optimisers": self.optimisers.state_dict(),
-            "sampler": self.sampler.state_dict(),
-            "generator": self.generator.get_state(),
-            "clock": self.clock.state_dict(),
-            "poses": self.poses.state_dict() if self.poses is not None else None,
-            "exposure": self.exposure.state_dict() if self.exposure is not None else None,
-            "cameras": {
-                "intrinsics": cameras.intrinsics,
-                "camera_to_world": cameras.camera_to_world.detach(),
-                "size": [cameras.width, cameras.height],
-            },
-            "rays": self.rays,
-            "rays_seen": self.rays_seen,
-            "progress": self.clock.progress,
-            "free_space": self.free_space.occupied if self.free_space is not None else None,
-            "bad_steps": self.guard.state_dict(),
-            "anchor": self.anchor._asdict() if self.anchor is not None else None,
-        }
-        tensors, rest = flatten("run", state)
-        meta = {
-            **self.meta,
-            "config": to_tree(self.config),
-            "seed": self.seed,
-            "train_cameras": self.poses is not None,
-            "step": self.clock.step,
-            "state": rest,
-        }
-        save_checkpoint(checkpoint_path(folder), tensors, meta, keep=checkpoint_path(folder, PREVIOUS) if keep else None)
-        return checkpoint_path(folder)
+        return write_state(self, folder, keep)
 
     def resume(self, source: Path | Checkpoint) -> None:
         """Continue from a checkpoint of the same configuration; the next step is the one that would have followed."""
-        checkpoint = load_checkpoint(source) if isinstance(source, Path) else source
-        state = unflatten("run", checkpoint.tensors, checkpoint.meta["state"])
-        if state["generator"].numel() != self.generator.get_state().numel():
-            raise CheckpointError(
-                f"the run was trained on another kind of device than {self.device}, whose random numbers this one cannot "
-                "continue; continue it there, or start a new run with --init_weights"
-            )
-        self.model.load_state_dict(state["model"])
-        if self.poses is not None and state["poses"] is not None:
-            self.poses.load_state_dict(state["poses"])
-        if self.exposure is not None:
-            self.exposure.load_state_dict(state["exposure"])
-        self.optimisers.load_state_dict(state["optimisers"])
-        self.sampler.load_state_dict(state["sampler"])
-        self.generator.set_state(state["generator"].cpu())
-        self.clock.load_state_dict(state["clock"])
-        self.guard.load_state_dict(state["bad_steps"])
-        if state["free_space"] is not None:
-            self.free_space = Voxels(state["free_space"].to(self.device), self.model.bounding_radius)
-        if state.get("anchor") is not None:
-            self.anchor = Anchor(**{name: value.to(self.device) for name, value in state["anchor"].items()})
-        self.rays, self.rays_seen = state["rays"], state["rays_seen"]
-        self.graph.release()
-        self.started = True
+        restore_state(self, load_checkpoint(source) if isinstance(source, Path) else source)

@@ -103,10 +103,8 @@ def file_lock(folder: str | Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK_NAME, "a+", encoding="utf-8") as file:
         if not _take_lock(file):
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
             raise UsageError(
-                f"{folder} is being written by another process (pid {holder}); "
+                f"{folder} is being written by another process (pid {lock_holder(folder)}); "
                 "wait until it has finished, stop it, or choose another output folder"
             )
         file.seek(0)
@@ -123,6 +121,14 @@ def is_locked(folder: str | Path) -> bool:
             return not _take_lock(file)
     except FileNotFoundError:
         return False
+
+
+def lock_holder(folder: str | Path) -> str:
+    """The process that holds a folder by file_lock, or held it last: its pid, "unknown" where that is not to be read."""
+    try:
+        return (Path(folder) / LOCK_NAME).read_text(encoding="utf-8").strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def _take_lock(file: IO[str]) -> bool:
