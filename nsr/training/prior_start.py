@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,14 @@ from nsr.priors.fitting import FittedShape, fit_shape
 from nsr.priors.placement import candidate_placements
 from nsr.priors.silhouette_rays import draw_rays
 from nsr.training.prior_files import Prior
+from nsr.training.schedule import show_detail
 from nsr.training.settings import Config
 from nsr.training.start import exact_hull, interpolate, stereo_of, teach, visual_hull_of
 from nsr.types import Scene
 from nsr.utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from nsr.training.trainer import Trainer
 
 COARSE = 48  # vertices per axis on which the whole of a prior's surface is sampled; more only around it
 SHELL = 3.0  # voxels on both sides of the surface in which the anchor holds
@@ -57,6 +61,30 @@ class PriorStart:
     def figures(self) -> dict:
         """For metrics.json."""
         return {"prior_placed_by": self.fitted.began, "prior_agreement": self.fitted.agreement}
+
+
+def start_from_prior(trainer: Trainer, prior: Prior) -> None:
+    """Bring a new trainer to where its prior has it begin. Raises what start_from_surface raises."""
+    config, model = trainer.config, trainer.model
+    if starts_from_weights(prior, config):
+        continue_from(model, trainer.optimisers, prior, config)
+        return
+    show_detail(model, config.train, 0.0)
+    with trainer.graph.stream():
+        begun = start_from_surface(model, trainer.scene, config, prior, trainer.generator)
+    trainer.anchor = begun.anchor
+    if trainer.poses is None and config.loss.free_weight > 0:
+        trainer.free_space = begun.free_space
+    trainer.meta |= begun.figures()
+
+
+def with_anchor(trainer: Trainer, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With what the surface's distance from the prior's costs, where there is one that holds it."""
+    config = trainer.config.prior
+    if trainer.anchor is None or config.anchor_weight == 0:
+        return losses
+    off = trainer.anchor.loss(trainer.model, config.anchor_points, trainer.generator)
+    return {**losses, "loss": losses["loss"] + config.anchor_weight * off, "prior": off}
 
 
 def start_from_surface(model: IDRModel, scene: Scene, config: Config, prior: Prior, generator: torch.Generator) -> PriorStart:

@@ -25,7 +25,7 @@ from nsr.training.guards import BadStepGuard, HalfStep, TerminationSignal, is_ou
 from nsr.training.optimisers import Optimisers
 from nsr.training.photometric import PhotometricTerm
 from nsr.training.prior_files import Prior
-from nsr.training.prior_start import Anchor, continue_from, start_from_surface, starts_from_weights
+from nsr.training.prior_start import Anchor, start_from_prior, with_anchor
 from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape_rate_factor, show_detail, stage
 from nsr.training.settings import Config
 from nsr.training.start import start_from_hull, trusted
@@ -222,7 +222,7 @@ class Trainer:
         alpha, *weights = numbers.float() if isinstance(numbers, Tensor) else numbers
         fading = dict(zip(FADING, weights, strict=True))
         losses = idr_losses(output, batch.rgb, batch.mask, config.loss, alpha=alpha, fading=fading, photometric=photometric)
-        return self._with_anchor(self._with_exposure(losses)), len(batch)
+        return with_anchor(self, self._with_exposure(losses)), len(batch)
 
     def _color_losses(self) -> tuple[dict[str, Tensor], int]:
         """The losses of the colours alone on many more rays, in proportion to those of other steps, and how many."""
@@ -244,14 +244,6 @@ class Trainer:
             return losses
         penalty = self.exposure.penalty()
         return {**losses, "loss": losses["loss"] + self.config.exposure.weight * penalty, "exposure": penalty}
-
-    def _with_anchor(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """With what the surface's distance from the prior's costs, where there is one that holds it."""
-        config = self.config.prior
-        if self.anchor is None or config.anchor_weight == 0:
-            return losses
-        off = self.anchor.loss(self.model, config.anchor_points, self.generator)
-        return {**losses, "loss": losses["loss"] + config.anchor_weight * off, "prior": off}
 
     def _forward(self, batch: PixelBatch) -> TrainingOutput:
         sampling = self.config.sampling
@@ -320,7 +312,7 @@ class Trainer:
             return
         self.clock.start()
         if self.prior is not None:
-            self._start_from_prior(self.prior)
+            start_from_prior(self, self.prior)
         elif self.config.start.type != "sphere":
             show_detail(self.model, self.config.train, 0.0)
             with self.graph.stream():
@@ -332,18 +324,6 @@ class Trainer:
         self.clock.begin()
         self.clock.pause()
         self.started = True
-
-    def _start_from_prior(self, prior: Prior) -> None:
-        if starts_from_weights(prior, self.config):
-            continue_from(self.model, self.optimisers, prior, self.config)
-            return
-        show_detail(self.model, self.config.train, 0.0)
-        with self.graph.stream():
-            begun = start_from_surface(self.model, self.scene, self.config, prior, self.generator)
-        self.anchor = begun.anchor
-        if self.poses is None and self.config.loss.free_weight > 0:
-            self.free_space = begun.free_space
-        self.meta |= begun.figures()
 
     @contextmanager
     def untimed(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 400
-FEWER = {"nsr/training/trainer.py": 350}  # docs/architecture.md says why it is not 300
+FEWER = {"nsr/training/trainer.py": 365}  # docs/architecture.md says why it is not 300
 
 # A module of the package on the left may import, of nsr, itself, what stands on the right, and EVERYWHERE.
 # The table of docs/architecture.md.
