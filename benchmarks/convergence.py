@@ -98,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     measured.add_argument(
         "--h3ds-views", type=whole_number(1, "views"), default=32, metavar="N",
-        help="of h3ds: train on the N views of config.toml, measure on others (default 32)",
+        help="of h3ds: train on the N views that it publishes, measure on others (default 32)",
     )  # fmt: skip
     usual = Measuring()
     measured.add_argument("--eval-views", type=whole_number(1, "views"), default=usual.views, metavar="N",

@@ -162,12 +162,13 @@ def _scenes_in(root: Path, dataset: str) -> list[str]:
 
 
 def _h3ds_split(root: Path, scene: str, views: int) -> tuple[int, ...]:
-    """The views that H3DS's config.toml gives to a reconstruction from so many of them."""
+    """The views that H3DS gives to a reconstruction from so many of them."""
     split = published_views(root / scene, views, len(find_files(root / scene).images))
     if split is None:
         raise DataError(
-            f"--h3ds-views {views}: {root / FILE} has no such list of views for {scene}; expected "
-            f"scenes.{scene}.default_views_configs.{views}; read the folder without it (--dataset DIR), or ask for other views"
+            f"--h3ds-views {views}: {root / FILE} has no such list of views for {scene}, nor has the h3ds package for its "
+            f"version; expected scenes.{scene}.default_views_configs.{views}; read the folder without it (--dataset DIR), or "
+            "ask for other views"
         )
     return tuple(split)
 

@@ -18,6 +18,8 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +28,7 @@ MARKS = {  # the CPU's figures after 60 s, in % of the object's radius (docs/res
     "bust": 0.101,
     "dents": 0.140,
 }
-WRITTEN = ("gpu_check.json", "gpu_check.md", "kernels.json", "rendering.json")
+WRITTEN = ("gpu_check.json", "gpu_check.md", "kernels.json", "rendering.json", "tests.xml")
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def steps(args: argparse.Namespace) -> list[Step]:
     chosen = []
     if gpu:
         chosen.append(Step("build", [python, "setup.py", "-q", "build_ext", "--inplace"], 200))
-    chosen.append(Step("tests", [*tests, "tests" if gpu else of_devices], 150))
+    chosen.append(Step("tests", [*tests, f"--junitxml={out / 'tests.xml'}", "tests" if gpu else of_devices], 150))
     for scene, budget in (("bust", 5), ("dents", 5), ("bust", 15)):
         folder = out / f"{scene}_{budget}s"
         end = [] if args.quick else ["--budget", str(budget)]
@@ -192,7 +194,19 @@ def figures(out: Path, outcomes: list[Outcome]) -> dict:
         found[name] = json.loads(path.read_text()) if path.is_file() else None
     log = out / "tests.log"
     summary = re.findall(r"^.*(?:passed|failed|error).* in .*$", log.read_text(), re.MULTILINE) if log.is_file() else []
-    return found | {"tests": summary[-1] if summary else None}
+    return found | {"tests": summary[-1] if summary else None, "skipped": skipped_tests(out / "tests.xml")}
+
+
+def skipped_tests(path: Path) -> list[dict]:
+    """What the tests step has not shown: each skipped test, how often it was (by parameters), and why."""
+    if not path.is_file():
+        return []
+    skips = Counter()
+    for case in ElementTree.parse(path).iter("testcase"):
+        if (skip := case.find("skipped")) is not None:
+            name = f"{case.get('classname').replace('.', '/')}.py::{case.get('name').partition('[')[0]}"
+            skips[name, skip.get("message")] += 1
+    return [{"test": test, "count": count, "reason": reason} for (test, reason), count in skips.items()]
 
 
 def step_times(run: Path) -> dict[str, float]:
@@ -208,6 +222,9 @@ def markdown(report: dict) -> str:
     lines = ["# GPU check", "", *(f"* {key}: {value}" for key, value in report["device"].items())]
     if report["tests"]:
         lines.append(f"* tests: {report['tests']}")
+    for skip in report["skipped"]:
+        times = f", {skip['count']} times" if skip["count"] > 1 else ""
+        lines.append(f"* not run: `{skip['test']}`{times} ({skip['reason']})")
     lines += ["", "| step | | seconds |", "|---|---|---|"]
     lines += [f"| {step['name']} | {step['state']} | {step['seconds']:.0f} |" for step in report["steps"]]
     lines += ["", "| scene | Chamfer % | the CPU's after 60 s | steps | training s | all s |", "|---|---|---|---|---|---|"]

@@ -67,7 +67,7 @@ START = {
     "remnants": ("stereo.py", "without_remnants"),
     "exact hull": ("start.py", "exact_hull"),
     "distances of what is left": ("start.py", "carved_distance"),
-    "teaching the network": ("start.py", "_teach"),
+    "teaching the network": ("start.py", "teach"),
 }
 SHAPE, COLORS = "shape and colours", "colours alone"
 HEADER = "| part | ms | of the step | floor ms | by | of peak |\n|---|---|---|---|---|---|"

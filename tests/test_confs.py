@@ -86,9 +86,15 @@ def test_conf_on_tiny_cuda_nn_is_refused_without_it(name):
 def test_every_experiment_has_every_variant_and_nothing_lies_beside_them():
     expected = {f"encoders/{folder}/{name}" for folder in EXPERIMENTS.values() for name in (*VARIANTS, "encoder")}
     assert {name for name in CONFS if name.startswith("encoders/")} == expected
+    for name in expected:  # the block stands once
+        assert name.endswith("/encoder") or 'include "encoder.conf"' in find_conf(name).read_text().splitlines(), name
     for exp in EXPERIMENTS:
         for variant in VARIANTS:
             assert experiment_conf(exp, variant) in expected
+
+
+def test_instant_hash_grids_are_the_instant_recipe():
+    assert load("encoders/hashgrid/instant") == load("instant")
 
 
 @pytest.mark.parametrize("folder", EXPERIMENTS.values())
@@ -142,8 +148,21 @@ def test_full_and_instant_differ_in_networks_encoders_and_rates_alone(folder):
         assert replace(config.train, **same_rates) == shipped.train
     assert full.model.implicit_network.dims == (512,) * 8
     assert full.model.rendering_network.dims == (512,) * 4
-    if folder not in ("vanilla", "fourier"):
-        assert full.model.implicit_network.encoder == instant.model.implicit_network.encoder
+    assert full.model.implicit_network.encoder == instant.model.implicit_network.encoder
+
+
+GRID_OF_TCNN = {"base_resolution", "max_resolution", "extent"}
+OWN = {"nffb": set(), "stylemod_nffb": {"omega"}, "nffb_tcnn": GRID_OF_TCNN, "stylemod_nffb_tcnn": {"omega"} | GRID_OF_TCNN}
+
+
+@pytest.mark.parametrize("folder", OWN)
+def test_banks_share_a_block(folder):
+    """What is changed in confs/encoders/filter_bank.hocon changes in all four."""
+    bank, common = (
+        to_tree(load(f"encoders/{name}/encoder"))["model"]["implicit_network"]["encoder"][name] for name in (folder, "nffb")
+    )
+    assert {name for name in common if bank[name] != common[name]} == OWN[folder]
+    assert '{ include "../filter_bank.hocon"' in find_conf(f"encoders/{folder}/encoder").read_text()
 
 
 def test_hash_grids_for_cuda_are_those_for_every_device():
@@ -214,6 +233,14 @@ def test_base_says_what_was_published(name):
     assert (train["lr_factor"], train["lr_final"]) == (0.5, 1.0)
     assert train["lr_milestones"] == [1000, 1500]
     assert train["milestone_unit"] == "epoch"
+
+
+def test_heads_are_instant_from_so_many_views():
+    assert {name for name in CONFS if name.startswith("h3ds/")} == {f"h3ds/{views}_views" for views in (3, 4, 8, 16, 32)}
+    for views in (3, 4, 8, 16, 32):
+        head, instant = load(f"h3ds/{views}_views"), load("instant")
+        assert head.data.views == views
+        assert replace(head, data=instant.data) == instant
 
 
 def test_transfer_is_instant_on_normalised_features():

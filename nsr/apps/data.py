@@ -1,10 +1,11 @@
-"""`nsr data`: check a scene before training, estimate its masks, download the DTU scans, write a built-in scene as files."""
+"""`nsr data`: check a scene, estimate its masks, download the DTU scans, look through H3DS, write a built-in scene as files."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from nsr.apps import data_h3ds
 from nsr.apps.options import add_sphere, the_sphere
 
 _RAW = argparse.RawDescriptionHelpFormatter
@@ -13,16 +14,17 @@ _RAW = argparse.RawDescriptionHelpFormatter
 def build_parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Check, mask, download and make scenes.",
+        description="Check, mask, download, arrange and make scenes.",
         epilog=f"examples:\n  {prog} check photos/cup --out cup_check.png\n"
         f"  {prog} masks photos/cup --out photos/cup/mask\n  {prog} download dtu --out data\n"
-        f"  {prog} synthetic bust data/bust --views 24",
+        f"  {prog} h3ds data/H3DS\n  {prog} synthetic bust data/bust --views 24",
         formatter_class=_RAW,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_check(commands)
     _add_masks(commands)
     _add_download(commands)
+    data_h3ds.add_parser(commands)
     _add_synthetic(commands)
     return parser
 

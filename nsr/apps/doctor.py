@@ -44,6 +44,7 @@ EXTRAS = {
     "lpips": ("LPIPS in nsr eval", "pip install 'nsr[lpips]'"),
     "matplotlib": ("nsr plot, benchmarks/convergence.py", "pip install 'nsr[plot]'"),
     "plotly": ("nsr plot, benchmarks/convergence.py", "pip install 'nsr[plot]'"),
+    "h3ds": ("the view splits of H3DS, where no config.toml has them", "pip install --no-deps h3ds"),
     "tinycudann": ("the encoders with _tcnn, and comparisons (GPU)", TINY_CUDA_NN),
     "pytorch3d": (
         "comparisons with pytorch3d (GPU)",

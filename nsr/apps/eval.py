@@ -1,14 +1,19 @@
-"""`nsr eval`: how good a run is: its renderings, its cameras, its distance to a known mesh. Writes metrics.json."""
+"""`nsr eval`: how good a run is: its renderings, its cameras, its distance to a known mesh. Writes metrics.json.
+
+Heads of H3DS, also as mesh files, are measured as the data set does: see nsr.apps.eval_h3ds.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nsr.apps.options import add_resolution, check_resolution, check_suffix, whole_number
+from nsr.apps import eval_h3ds
+from nsr.apps.options import add_device, add_resolution, check_resolution, check_suffix, whole_number
 from nsr.utils.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +28,8 @@ EXAMPLES = """examples:
   nsr eval exps/scan65/2026_01_31_12_00_00 --eval_cameras --reference data/DTU/scan65
   nsr eval runs/cup --gt cup_scan.ply --resolution 512 --out cup.json
   nsr eval exps/scan65/2026_01_31_12_00_00 --dtu_gt data/DTU_reference
+  nsr eval runs/1b2a8613401e42a8 --h3ds                    a head in mm, against the scan of its scene
+  nsr eval head.ply --h3ds --reference data/H3DS/1b2a8613401e42a8 --landmarks head_landmarks.txt
 
 Renderings: PSNR, SSIM (LPIPS when installed) inside the photograph's mask, and IoU of silhouettes; by default over the
 held-out views, or the training views when none was held out. Runs that learned the exposures of their photographs
@@ -31,9 +38,12 @@ Cameras: rotation and translation errors after the best
 similarity. Mesh: 100k area-weighted samples per surface, exact point-to-triangle distances, no alignment to the mesh, in
 percent of the object radius; over the surface that two training views see, and over all of it (_all).
 DTU: the data set's own protocol against its scans, in mm (nsr/evaluation/dtu.py states it).
+H3DS: that data set's protocol (nsr/evaluation/h3ds.py): face_mm and head_mm, and what else docs/heads.md explains; beside FILE
+h3ds_head.ply and h3ds_face.ply, the scan coloured by its distance to the mesh (property error_mm), and h3ds.png, with what the
+colours mean. The scan is that of the run's scene, or of --reference, which then is about cameras only with --eval_cameras.
 After --train_cameras renderings and mesh are first aligned by the similarity that carries the refined training cameras onto
 the scene's ("aligned" in metrics.json says so).
-An option that is about one of the four measures that one, and those that others are about; --mesh-only all but
+An option that is about one of the five measures that one, and those that others are about; --mesh-only all but
 renderings.
 Figures in an existing metrics.json that are not measured again are kept when they are of the same checkpoint."""
 
@@ -51,7 +61,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", metavar="RUN", type=Path, help="run folder, or a checkpoint file in one")
+    parser.add_argument("folder", metavar="RUN", type=Path, help="run folder, or a checkpoint file in one; or a mesh (--h3ds)")
     parser.add_argument("--eval_rendering", action="store_true", help="compare renderings with photographs")
     parser.add_argument("--views", metavar="N|LIST", help="views to render: how many, or which, such as 0,3,5-9")
     parser.add_argument(
@@ -61,35 +71,32 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         help="renderings with N x N rays per pixel, whose colour is the mean over those that hit (default 2)",
     )
     parser.add_argument("--eval_cameras", action="store_true", help="compare the trained cameras with the scene's")
-    parser.add_argument("--reference", metavar="SCENE", help="scene with the true cameras (default: cameras.npz of the data)")
+    parser.add_argument(
+        "--reference", metavar="SCENE", help="scene with the true cameras, or with --h3ds the scan (default: the run's own)"
+    )
     parser.add_argument("--gt", type=Path, metavar="MESH", help="true mesh, in world units")
     parser.add_argument("--dtu_gt", type=Path, metavar="DIR", help="measure as DTU does: folder of its Points/ and ObsMask/")
     parser.add_argument(
         "--dtu_scan", type=whole_number(1, "a scan"), metavar="N", help="which scan (default: as the scene says)"
     )
+    eval_h3ds.add_options(parser)
     parser.add_argument(
         "--mesh-only", action="store_true", help="no renderings and their figures: large networks take minutes for each"
     )
     add_resolution(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default RUN/metrics.json)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_device(parser)
     parser.set_defaults(run=run_eval)
     return parser
 
 
 def run_eval(args: argparse.Namespace) -> None:
-    check_resolution(args.resolution)
-    if args.out is not None:
-        check_suffix(args.out, (".json",))
-    if args.mesh_only and (args.eval_rendering or args.views or args.samples):
-        raise UsageError(
-            "--mesh-only: leaves out what --eval_rendering, --views and --samples are about; give one or the other"
-        )
-    if args.gt is not None and not args.gt.is_file():
-        raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
-    if args.dtu_scan is not None and args.dtu_gt is None:
-        raise UsageError("--dtu_scan: expected --dtu_gt DIR beside it, the folder of the data set's scans")
+    _check_options(args)
+    if eval_h3ds.is_mesh(args.folder):
+        eval_h3ds.eval_mesh_file(args)
+        return
 
+    from nsr.datasets.h3ds import is_h3ds_scene
     from nsr.training.launch import check_device
     from nsr.training.run import load_run
 
@@ -98,8 +105,13 @@ def run_eval(args: argparse.Namespace) -> None:
     earlier = _read_json(out)
     scene = run.load_scene()
     # Without a choice: everything for which the run's data have something to compare with.
-    of_renderings, of_cameras = args.eval_rendering or args.views or args.samples, args.eval_cameras or args.reference
-    everything = not (of_renderings or of_cameras or args.gt or args.dtu_gt)
+    of_renderings = args.eval_rendering or args.views or args.samples
+    of_cameras = args.eval_cameras or (args.reference and not args.h3ds)
+    everything = not (of_renderings or of_cameras or args.gt or args.dtu_gt or args.h3ds)
+    of_head = args.h3ds or (everything and is_h3ds_scene(scene.source))
+    if of_head:  # before what takes longer
+        marked = partial(eval_h3ds.marked_mesh, run.folder, args.landmarks)
+        truth = eval_h3ds.Truth.read((args.h3ds and args.reference) or scene.source, args.landmarks, marked)
     measured: dict = {}
     replaced: list[re.Pattern] = []
     if of_renderings or (everything and not args.mesh_only):
@@ -109,7 +121,7 @@ def run_eval(args: argparse.Namespace) -> None:
         measured |= camera_metrics(run, scene, args.reference)
         replaced.append(CAMERAS)
     mesh_file = args.gt or (scene.ground_truth if everything else None)
-    if mesh_file is not None or args.dtu_gt is not None:
+    if mesh_file is not None or args.dtu_gt is not None or of_head:
         mesh = run_shape(run, scene, args.resolution)
     if mesh_file is not None:
         measured |= mesh_metrics(run, scene, mesh, Path(mesh_file))
@@ -117,6 +129,9 @@ def run_eval(args: argparse.Namespace) -> None:
     if args.dtu_gt is not None:
         measured |= dtu_metrics(scene, mesh, args.dtu_gt, args.dtu_scan)
         replaced.append(DTU)
+    if of_head:
+        measured |= truth.measure(mesh, out)
+        replaced.append(eval_h3ds.FIGURES)
 
     from nsr.evaluation.report import write_metrics
     from nsr.training.results import run_figures
@@ -131,6 +146,23 @@ def run_eval(args: argparse.Namespace) -> None:
         if not isinstance(value, dict):
             print(f"{name:<24} {value:.5g}" if isinstance(value, float) else f"{name:<24} {value}")
     print(out)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises UsageError for options that do not go together, DataError for files that are not there."""
+    check_resolution(args.resolution)
+    if args.out is not None:
+        check_suffix(args.out, (".json",))
+    if args.mesh_only and (args.eval_rendering or args.views or args.samples):
+        raise UsageError(
+            "--mesh-only: leaves out what --eval_rendering, --views and --samples are about; give one or the other"
+        )
+    if args.gt is not None and not args.gt.is_file():
+        raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
+    if args.dtu_scan is not None and args.dtu_gt is None:
+        raise UsageError("--dtu_scan: expected --dtu_gt DIR beside it, the folder of the data set's scans")
+
+    eval_h3ds.check_options(args)
 
 
 def rendering_metrics(run: Run, scene: Scene, views: str | None, samples: int) -> dict:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nsr.apps.options import (
     TRAIN_CAMERAS,
+    add_device,
     add_resolution,
     add_sphere,
     check_folder,
@@ -18,11 +19,14 @@ from nsr.apps.options import (
     the_sphere,
     whole_number,
 )
+from nsr.apps.render import check_quality
 from nsr.utils.errors import CheckpointError, DataError, RetriableError, UsageError
-from nsr.utils.files import is_locked
+from nsr.utils.files import is_locked, lock_holder
 from nsr.utils.supervisor import Supervisor, persistently, say
 
 DTU, H3DS = Path("data/DTU"), Path("data/H3DS")  # where `nsr data download` and the H3DS archive put scans
+# The trainer of a supervisor that was killed ends after its start or its step, and with IDR's networks a start takes minutes.
+ORPHAN_ENDS_WITHIN = 1800.0
 _RAW = argparse.RawDescriptionHelpFormatter
 
 WHAT_IT_SURVIVES = """Tried again: exit code 75 (out of memory, a full disk, a file system that is away, SIGTERM to the program
@@ -84,14 +88,26 @@ def _add_eval(commands) -> None:
         "run's folder. With refined cameras these are measured too.",
         epilog="examples:\n  nsr failsafe eval --exp NFFB --scan_id 65\n  nsr failsafe eval --exp NFFB --scan_id 65 "
         "--trainable_cameras --eval_rendering --dtu_gt data/DTU_reference\n"
+        "  nsr failsafe eval --exp Posenc --scan_id 65 --eval_rendering --views 5 --samples 1 --scale 0.5\n"
         "  nsr failsafe eval --exp HashGrid --data_dir bust --conf instant\n\n"
         f"{WHAT_IT_SURVIVES}",
         formatter_class=_RAW,
     )
     _add_experiment(parser)
     parser.add_argument(
-        "--eval_rendering", action="store_true", help="also render the training views, and compare renderings with photographs"
+        "--eval_rendering", action="store_true",
+        help="also render the training views, and compare renderings with photographs; large networks take minutes for each of "
+        "DTU's, which --views, --samples and --scale shorten",
+    )  # fmt: skip
+    parser.add_argument(
+        "--views",
+        metavar="N|LIST",
+        help="views to compare and to render: how many, or which (default those of nsr eval and render)",
     )
+    parser.add_argument(
+        "--samples", type=whole_number(1, "rays"), metavar="N", help="N x N rays per pixel of renderings (default 2)"
+    )
+    parser.add_argument("--scale", type=float, help="size of the pictures in renders/, relative to the photographs (default 1)")
     parser.add_argument("--gt", type=Path, metavar="MESH", help="true mesh, in world units (default: the scene's own, if any)")
     parser.add_argument("--dtu_gt", type=Path, metavar="DIR", help="measure as DTU does: folder of its Points/ and ObsMask/")
     add_resolution(parser)
@@ -119,7 +135,7 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exps_folder", default="exps", type=Path, metavar="DIR", help="where experiments are kept (default exps)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_device(parser, default="auto")  # half of the encoders run on a GPU alone, and nobody looks on
     parser.add_argument(
         "--max_retries", type=whole_number(0, "tries"), default=5, metavar="K",
         help="how many tries in a row may get no further before it gives up (default 5)",
@@ -147,8 +163,8 @@ def run_train(args: argparse.Namespace) -> int:
 
     def command() -> list[str]:
         nonlocal begun
-        if is_locked(folder):  # the trainer of a supervisor that was killed ends with its step
-            raise RetriableError(f"{folder} is still being written by another process")
+        why = f"{folder} is still being written by another process (pid {lock_holder(folder)})"
+        supervisor.wait_while(lambda: is_locked(folder), ORPHAN_ENDS_WITHIN, why)
         there = has_checkpoint(folder)
         if begun and not there:  # to begin anew would train on a bare mount point
             raise RetriableError(f"{folder} had a checkpoint and has none now; is its file system away?")
@@ -170,6 +186,10 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_eval(args: argparse.Namespace) -> int:
     check_resolution(args.resolution)
+    check_quality(1.0 if args.scale is None else args.scale, 2 if args.samples is None else args.samples)
+    for option in ("views", "samples", "scale"):
+        if getattr(args, option) is not None and not args.eval_rendering:
+            raise UsageError(f"--{option}: expected --eval_rendering beside it, without which nothing is rendered")
     if args.gt is not None and not args.gt.is_file():
         raise DataError(f"--gt {args.gt}: no such file; expected a mesh in world units (.ply, .obj, .stl)")
     _, experiment = the_experiment(args)
@@ -246,7 +266,7 @@ def train_command(args: argparse.Namespace, conf: str, experiment: str, stamp: s
         "--no-check": args.no_check,
         "--tensorboard": args.tensorboard,
     }
-    given = [text for name, value in options.items() if value is not None for text in (name, value)]
+    given = _given(options)
     given += [name for name, on in flags.items() if on]
     given += ["--sphere", *the_sphere(args.sphere)] if args.sphere is not None else []
     return nsr_command("train", *given, *args.overrides)
@@ -283,20 +303,30 @@ def newest_finished(experiments: Path, experiment: str, data: str | None) -> Pat
 def evaluation_commands(args: argparse.Namespace, folder: Path) -> list[Sequence[object]]:
     """The arguments of the nsr programs that evaluate a run, in order."""
     device = ("--device", args.device)
+    quality = _given({"--views": args.views, "--samples": args.samples})
+    renderings = ["--eval_rendering", *quality] if args.eval_rendering else []
     measure = ["eval", folder, "--resolution", args.resolution, *device]
     scan = args.scan_id if args.dtu_gt is not None and args.scan_id is not None and args.scan_id.isdecimal() else None
-    named = {"--gt": args.gt, "--dtu_gt": args.dtu_gt, "--dtu_scan": scan}
-    truth = [part for option, path in named.items() if path is not None for part in (option, path)]
+    truth = _given({"--gt": args.gt, "--dtu_gt": args.dtu_gt, "--dtu_scan": scan})
+    commands = [["mesh", folder, "--resolution", args.resolution, *device]]
     if truth:
-        measure += [*truth, *(["--eval_rendering"] if args.eval_rendering else [])]
-    elif not args.eval_rendering:
-        measure += ["--mesh-only"]
-    commands = [["mesh", folder, "--resolution", args.resolution, *device], measure]
+        commands.append([*measure, *truth, *renderings])
+    elif not renderings:
+        commands.append([*measure, "--mesh-only"])
+    elif not quality:
+        commands.append(measure)
+    else:  # what is said about renderings measures these alone, and the scene may have a mesh to measure against
+        commands += [[*measure, "--mesh-only"], ["eval", folder, *renderings, *device]]
     if args.trainable_cameras:
         commands.append(["eval", folder, "--eval_cameras", *device])
     if args.eval_rendering:
-        commands.append(["render", folder, *device])
+        commands.append(["render", folder, *quality, *_given({"--scale": args.scale}), *device])
     return commands
+
+
+def _given(options: dict[str, object]) -> list[object]:
+    """The parts of a command line with those options that have a value."""
+    return [part for name, value in options.items() if value is not None for part in (name, value)]
 
 
 def nsr_command(*arguments: object) -> list[str]:

@@ -18,7 +18,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from nsr import __version__
@@ -35,6 +35,7 @@ COMMANDS = {
     "transfer": ("nsr.apps.transfer", "the surface of one run in the colours of another"),
     "eval": ("nsr.apps.eval", "measure a run: images, cameras, distance to a known mesh"),
     "plot": ("nsr.apps.plot", "draw the losses and metrics of runs, and how they still change"),
+    "prior": ("nsr.apps.prior", "surfaces known beforehand: pretrained, averaged, or a family from meshes"),
     "data": ("nsr.apps.data", "check, download or make scenes"),
     "doctor": ("nsr.apps.doctor", "show what is installed, built and missing"),
 }
@@ -179,7 +180,8 @@ def _fail(message: str, code: int) -> int:
     """One line on stderr; the traceback too when NSR_DEBUG=1."""
     if os.environ.get("NSR_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
-    print(f"nsr: error: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # of a reader that has gone the exit code is still to be right
+        print(f"nsr: error: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nsr.apps.options import add_resolution, add_unseen_options, check_resolution, check_suffix
+from nsr.apps.options import add_device, add_resolution, add_unseen_options, check_resolution, check_suffix
 from nsr.utils.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         default="normal",
         help="see each vertex along its normal, or average over the training cameras that face it (default normal)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_device(parser)
     parser.set_defaults(run=run_mesh_app)
     return parser
 

@@ -49,6 +49,13 @@ def whole_number(least: int, what: str):
     return parse
 
 
+def add_device(parser: argparse._ActionsContainer, default: str = "cpu") -> None:
+    """The option --device; nsr.training.launch.check_device says what there is."""
+    parser.add_argument(
+        "--device", default=default, help=f"cpu, cuda, cuda:1, or auto: a GPU where torch finds one (default {default})"
+    )
+
+
 def add_unseen_options(parser: argparse.ArgumentParser) -> None:
     """--unseen and --min-views, of the programs that write meshes."""
     parser.add_argument(
@@ -65,6 +72,14 @@ def add_unseen_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many training views must have seen what counts as seen (default 1)",
     )
+
+
+def add_prior(parser: argparse._ActionsContainer) -> None:
+    """The option --prior."""
+    parser.add_argument(
+        "--prior", type=Path, metavar="RUN|FILE",
+        help="begin from what is known of such objects: a run, or what nsr prior has written (prior.* says how)",
+    )  # fmt: skip
 
 
 def add_sphere(parser: argparse._ActionsContainer) -> None:
@@ -125,6 +140,12 @@ def run_name(folder: Path) -> str:
     """What to call a run: its folder, or its experiment where the folder is named by a time stamp."""
     folder = folder.resolve()
     return folder.parent.name if TIME_STAMP.fullmatch(folder.name) else folder.name
+
+
+def full_run_name(folder: Path) -> str:
+    """The same with the time stamp, which tells the runs of an experiment apart."""
+    folder = folder.resolve()
+    return f"{run_name(folder)}_{folder.name}" if TIME_STAMP.fullmatch(folder.name) else folder.name
 
 
 def add_resolution(parser: argparse.ArgumentParser, default: int = RESOLUTION) -> None:

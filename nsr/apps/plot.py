@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nsr.apps.options import check_folder, newest_run, run_name
-from nsr.training.folders import CSV_NAME
+from nsr.training.folders import CSV_NAME, WALL_CLOCK
 from nsr.utils.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -23,13 +23,15 @@ EXAMPLES = """examples:
   nsr plot runs/bust --what rgb,psnr --log y --smooth 0.9
   nsr plot runs/bust --last 5                              slopes over the last 5 epochs
 
-Losses are those of metrics.csv, metrics those of metrics.json, which nsr eval writes and which are drawn as diamonds. An epoch
-is as many steps as the run has photographs; where a run has no checkpoint to tell how many, all are drawn against steps. Time
-is that of training, as the run's budget counts it. Slopes are those of least-squares lines through the logged values. Runs that
-still go on are drawn as far as they have come."""
+Losses are those of metrics.csv. Metrics are those of metrics.json: nsr eval measures one checkpoint, so each is a diamond, a
+point without a slope (benchmarks/convergence.py draws metrics over a run). An epoch is as many steps as the run has
+photographs; where a run has no checkpoint to tell how many, all are drawn against steps. Time is that of training, as the
+run's budget counts it, without gaps where it was stopped; --clock wall has them. Slopes are those of least-squares lines
+through the logged values. Runs that still go on are drawn as far as they have come."""
 
 METRICS = ("psnr", "ssim", "iou", "chamfer_percent", "dtu_overall_mm")  # drawn unasked where a run was evaluated
-NOT_LOSSES = ("rays", "seconds", "progress")
+NOT_LOSSES = ("rays", "seconds", "progress", WALL_CLOCK)
+CLOCKS = {"training": "training time", "wall": "wall clock"}
 FORMATS = (".png", ".html")
 
 
@@ -58,6 +60,10 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--smooth", type=smoothing, default=0.0, metavar="W",
         help="weight of an exponential moving average, 0 to less than 1, such as 0.9 (default 0: as logged)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="training",
+        help="which time: training, or wall, since the run began, with pauses and previews (default training)",
     )  # fmt: skip
     parser.add_argument("--log", choices=("x", "y", "xy"), default="", help="logarithmic axes (default none)")
     parser.set_defaults(run=run_plot)
@@ -99,6 +105,8 @@ def run_plot(args: argparse.Namespace) -> None:
     for path in outputs:
         require("matplotlib" if path.suffix.lower() == ".png" else "plotly")
     runs = read_histories(folders)
+    if args.clock == "wall":
+        runs = [on_the_wall(run) for run in runs]
     if not args.last.is_fraction and not has_epochs(runs):
         unknown = next(run.name for run in runs if run.epoch_steps is None)
         raise UsageError(
@@ -106,7 +114,7 @@ def run_plot(args: argparse.Namespace) -> None:
             "percentage instead, such as 20%"
         )
     names = chosen(args.what, runs)
-    style = Style(args.last, args.smooth, args.log)
+    style = Style(args.last, args.smooth, args.log, CLOCKS[args.clock])
     for path in outputs:
         (write_png if path.suffix.lower() == ".png" else write_html)(path, runs, names, style)
     print_slopes(runs, names, style)
@@ -124,6 +132,17 @@ def read_histories(folders: Sequence[Path]) -> list[Curves]:
     for path in empty:
         print(f"warning: {path} has no rows yet; its run is left out", file=sys.stderr)
     return [run for run in runs if len(run.steps)]
+
+
+def on_the_wall(run: Curves) -> Curves:
+    """Raises UsageError for a run that has not logged when its rows were written."""
+    try:
+        return run.by_wall_clock(WALL_CLOCK)
+    except ValueError as error:
+        raise UsageError(
+            f"--clock wall: {run.name} has no column {WALL_CLOCK} in its {CSV_NAME}; expected a run that an nsr with this "
+            "option has trained; leave it out, or take --clock training"
+        ) from error
 
 
 def output_files(out: Path | None, folders: Sequence[Path]) -> list[Path]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from nsr.apps.options import (
     TRAIN_CAMERAS,
+    add_device,
+    add_prior,
     add_resolution,
     add_sphere,
     add_unseen_options,
@@ -24,6 +26,7 @@ EXAMPLES = """examples:
   nsr reconstruct photos/cup --out results/cup             a scene folder (IDR, NeuS or H3DS layout)
   nsr reconstruct data/DTU/scan65 --budget 300 --holdout 8 keep eight views to measure the rendering with
   nsr reconstruct photos/cup --views 0,4,8-12 --gt cup.ply few views, scored against a mesh in world units
+  nsr reconstruct data/H3DS/HEAD --views 3                 its published three views, face and head scored in mm
   nsr reconstruct photos/relief --unseen trim              leave the back open, which no photograph shows
   nsr reconstruct photos/cup --sphere 0 0 90 60            no masks: what lies in this sphere (world units) is the object
   nsr reconstruct bust --encoder vanilla                   the same recipe with another encoder
@@ -44,7 +47,11 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--budget", type=seconds, metavar="SECONDS", help="training time (default: the configuration's, 60)")
     parser.add_argument("--encoder", metavar="NAME", help="use confs/encoders/NAME/instant.conf")
     parser.add_argument("--conf", help="use this configuration instead (default instant)")
-    parser.add_argument("--views", metavar="N|LIST", help="how many views to use, or which (default all)")
+    parser.add_argument(
+        "--views",
+        metavar="N|LIST",
+        help="which views to use, or how many: those H3DS publishes, else evenly spread (default all)",
+    )
     parser.add_argument(
         "--holdout", type=whole_number(0, "views"), default=0, metavar="K", help="views kept from training to measure PSNR on"
     )
@@ -56,7 +63,8 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     add_unseen_options(parser)
     parser.add_argument("--train_cameras", action="store_true", help=TRAIN_CAMERAS)
     add_sphere(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_prior(parser)
+    add_device(parser)
     parser.add_argument(
         "--mesh-only", action="store_true", help="no renderings and their figures: large networks take minutes for each"
     )
@@ -87,6 +95,7 @@ def run_reconstruct(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=args.device,
         sphere=the_sphere(args.sphere),
+        prior=args.prior,
     )
     metrics = reconstruct(
         request,

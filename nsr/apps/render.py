@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nsr.apps.options import add_device
 from nsr.utils.errors import ExtensionError, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         help="colours as each training photograph has them, where training has learned that (exposure.type=affine), instead of "
         "those of an average photograph, which all other views have",
     )  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_device(parser)
     parser.set_defaults(run=run_render)
     return parser
 
@@ -68,12 +69,16 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
 
 
 def check_pictures(args: argparse.Namespace) -> None:
-    if not 0.01 <= args.scale <= 16:
-        raise UsageError(f"--scale {args.scale}: expected 0.01 to 16")
-    if not 1 <= args.samples <= 8:
-        raise UsageError(f"--samples {args.samples}: expected 1 to 8 rays per side of a pixel")
+    check_quality(args.scale, args.samples)
     if not 0.1 <= args.fps <= 120:
         raise UsageError(f"--fps {args.fps}: expected 0.1 to 120 pictures per second")
+
+
+def check_quality(scale: float, samples: int) -> None:
+    if not 0.01 <= scale <= 16:
+        raise UsageError(f"--scale {scale}: expected 0.01 to 16")
+    if not 1 <= samples <= 8:
+        raise UsageError(f"--samples {samples}: expected 1 to 8 rays per side of a pixel")
 
 
 def run_render(args: argparse.Namespace) -> None:

@@ -7,7 +7,16 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from nsr.apps.options import TRAIN_CAMERAS, add_sphere, check_folder, seconds, the_sphere, whole_number
+from nsr.apps.options import (
+    TRAIN_CAMERAS,
+    add_device,
+    add_prior,
+    add_sphere,
+    check_folder,
+    seconds,
+    the_sphere,
+    whole_number,
+)
 from nsr.utils.errors import UsageError
 
 EXAMPLES = """examples:
@@ -32,7 +41,9 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     data.add_argument("--data_dir", help="scene folder, or a folder of scans when --scan_id is given, or a built-in scene")
     data.add_argument("--scan_id", help="scan to train on: DATA_DIR/scan<ID>")
     data.add_argument(
-        "--views", help="which views to use: a number of them, or a list such as 0,3,5-9 (default: data.views, all)"
+        "--views",
+        help="which views to use: a list such as 0,3,5-9, or a number, of those H3DS publishes, else evenly spread (default: "
+        "data.views, all)",
     )
     data.add_argument("--holdout", type=whole_number(0, "views"), help="evenly spaced views to keep from training (default 0)")
     data.add_argument("--no-check", action="store_true", help="train even where `nsr data check` finds errors")
@@ -45,8 +56,9 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     run.add_argument("--budget", type=seconds, metavar="SECONDS", help="seconds to train for, from the run's beginning")
     run.add_argument("--train_cameras", action="store_true", help=TRAIN_CAMERAS)
     run.add_argument("--seed", type=whole_number(0, "a seed"), help="seed of every random draw (default 0)")
-    run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_device(run)
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
+    add_prior(run)
     again = parser.add_argument_group("continuing")
     again.add_argument("--is_continue", action="store_true", help="continue an earlier run of this experiment")
     again.add_argument(
@@ -74,7 +86,7 @@ def run_train(args: argparse.Namespace) -> int:
 
     from nsr.training.continuation import continue_trainer
     from nsr.training.folders import find_run_folder, new_run_folder
-    from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, run_folder, train
+    from nsr.training.launch import AUTO, RunRequest, new_trainer, open_scene, refuse_errors, run_folder, train
 
     request = RunRequest(
         data=_scene_folder(args.data_dir, args.scan_id),
@@ -89,6 +101,7 @@ def run_train(args: argparse.Namespace) -> int:
         device=args.device,
         init_weights=args.init_weights,
         sphere=the_sphere(args.sphere),
+        prior=args.prior,
     )
     with ExitStack() as held:
         if args.is_continue:
@@ -103,6 +116,8 @@ def run_train(args: argparse.Namespace) -> int:
             trainer = new_trainer(request, scene, train_views, holdout_views)
             folder = new_run_folder(args.exps_folder, experiment, args.timestamp)
             held.enter_context(run_folder(folder, new=True))
+        if args.device == AUTO:
+            warn(f"device: {trainer.device}")
         train(
             trainer,
             folder,

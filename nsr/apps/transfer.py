@@ -7,7 +7,17 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nsr.apps.options import add_resolution, check_folder, check_resolution, is_run, newest_run, run_name, whole_number
+from nsr.apps.options import (
+    add_device,
+    add_resolution,
+    check_folder,
+    check_resolution,
+    full_run_name,
+    is_run,
+    newest_run,
+    run_name,
+    whole_number,
+)
 from nsr.apps.render import add_pictures, check_pictures, remove_frames, render_frames, write_animation, write_png
 from nsr.apps.train import experiment_name
 from nsr.training.experiments import VARIANTS, experiment_folder, variant_of
@@ -46,11 +56,11 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--sheet", type=whole_number(1, "views"), default=4, metavar="N", help="of them in sheet.png (default 4)"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default A/transfer/NAME_OF_B)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default A/transfer/B)")
     add_pictures(parser)
     parser.add_argument("--mesh", action="store_true", help="write the recoloured mesh as well")
     add_resolution(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default cpu)")
+    add_device(parser)
     parser.set_defaults(run=run_transfer)
     return parser
 
@@ -73,7 +83,7 @@ def run_transfer(args: argparse.Namespace) -> None:
     device = check_device(args.device)
     geometry, appearance = (load_run(place, device) for place in places.values())
     run = transfer_appearance(geometry, appearance)
-    out = args.out or geometry.folder / "transfer" / run_name(appearance.folder)
+    out = args.out or geometry.folder / "transfer" / full_run_name(appearance.folder)
     cameras = orbit_cameras(geometry.cameras, args.frames)
     columns = {f"A: {run_name(geometry.folder)}": geometry, f"B: {run_name(appearance.folder)}": appearance, "A like B": run}
     write_sheet(out / "sheet.png", columns, cameras, args)

@@ -230,7 +230,7 @@ def _read_cameras(
     """world_mat of the views, and the scene's frame: by `sphere`, else by scale_mat, else `world_from_scene`, else computed."""
     from nsr.geometry.normalisation import sphere_frame
 
-    matrices = _read_npz(files.cameras)
+    matrices = read_matrices(files.cameras)
     numbers = camera_numbers(files, matrices)
     world = [_matrix(files.cameras, matrices, f"world_mat_{number}") for number in numbers]
     if sphere is not None:
@@ -242,7 +242,8 @@ def _read_cameras(
     return [world[v] for v in views], world_from_scene
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_matrices(path: Path) -> dict[str, np.ndarray]:
+    """What a camera file holds, by key. Raises DataError where it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}

@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from nsr.datasets.synthetic_room import Room
 from nsr.geometry.cameras import compose_projection
 from nsr.types import Cameras, Scene
 from nsr.utils.errors import DataError, UsageError, is_transient
-from nsr.utils.files import atomic_write
+from nsr.utils.files import atomic_folder, atomic_write
 
 if TYPE_CHECKING:
     import trimesh
@@ -115,12 +113,7 @@ def write_scene(scene: Scene, folder: str | Path) -> None:
     """
     from nsr.geometry.meshes import load_mesh, save_mesh
 
-    folder = Path(folder).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder}: already exists and is not empty; name a new folder or remove it first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial_folder = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with atomic_folder(folder) as partial_folder:
         for kind, pictures in (("image", scene.images), ("mask", scene.masks)):
             (partial_folder / kind).mkdir()
             for i, picture in enumerate(pictures.numpy()):
@@ -128,11 +121,6 @@ def write_scene(scene: Scene, folder: str | Path) -> None:
         np.savez(partial_folder / "cameras.npz", **_idr_matrices(scene))
         if scene.ground_truth is not None:
             save_mesh(load_mesh(scene.ground_truth), partial_folder / "mesh_gt.ply")
-        partial_folder.chmod(0o755)
-        os.replace(partial_folder, folder)
-    except BaseException:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        raise
 
 
 def _idr_matrices(scene: Scene) -> dict[str, np.ndarray]:

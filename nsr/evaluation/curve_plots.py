@@ -32,11 +32,12 @@ _BENT = 64  # points of a straight line on logarithmic axes
 @dataclass(frozen=True)
 class Style:
     """tail: over which the slope is taken; smoothing: weight of nsr.evaluation.curves.smoothed, 0 for none; log: the axes that
-    are logarithmic, of "x" and "y"."""
+    are logarithmic, of "x" and "y"; clock: what the runs' minutes are of."""
 
     tail: Tail
     smoothing: float = 0.0
     log: str = ""
+    clock: str = "training time"
 
     def note(self, runs: Sequence[Curves]) -> str:
         """What a reader must know of the plots."""
@@ -68,8 +69,8 @@ class Line(NamedTuple):
 AXES: tuple[Axis, ...] = ("epoch", "minutes")
 
 
-def axis_title(axis: Axis, by_epoch: bool) -> str:
-    return "training time, minutes" if axis == "minutes" else "epoch" if by_epoch else "step"
+def axis_title(axis: Axis, by_epoch: bool, style: Style) -> str:
+    return f"{style.clock}, minutes" if axis == "minutes" else "epoch" if by_epoch else "step"
 
 
 def has_epochs(runs: Sequence[Curves]) -> bool:
@@ -138,7 +139,7 @@ def write_png(path: Path, runs: Sequence[Curves], names: Sequence[str], style: S
                 if scale(lines, side, style) == "log":
                     set_scale("log", nonpositive="mask")
                     plain_numbers(ticks)
-            plot.set(xlabel=axis_title(axis, has_epochs(runs)), ylabel=name, xlim=reach(runs, axis, style))
+            plot.set(xlabel=axis_title(axis, has_epochs(runs), style), ylabel=name, xlim=reach(runs, axis, style))
             plot.grid(alpha=0.3, which="both", linewidth=0.5)
             plot.legend(fontsize=8)
     picture.supxlabel(style.note(runs), fontsize=8)
@@ -170,7 +171,7 @@ def _interactive(runs: Sequence[Curves], name: str, style: Style) -> str:
                 explained |= shown
                 plots.add_trace(Scatter(legendgroup=line.run, name=label, showlegend=shown, **values), 1, column)
     for column, (axis, lines) in enumerate(zip(AXES, sides, strict=True), start=1):
-        x_axis = {"title_text": axis_title(axis, has_epochs(runs)), "range": reach(runs, axis, style)}
+        x_axis = {"title_text": axis_title(axis, has_epochs(runs), style), "range": reach(runs, axis, style)}
         plots.update_xaxes(type=scale(lines, "x", style), **x_axis, row=1, col=column)
         plots.update_yaxes(type=scale(lines, "y", style), exponentformat="power", row=1, col=column)
     legend = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "groupclick": "togglegroup"}

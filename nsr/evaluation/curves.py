@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -31,8 +31,23 @@ class Curves:
 
     @property
     def minutes(self) -> np.ndarray:
-        """[N] of training since the run began."""
+        """[N] since the run began: of training, or by the clock on the wall (by_wall_clock)."""
         return self.columns.get("seconds", np.full(len(self.steps), np.nan)) / SECONDS_PER_MINUTE
+
+    def by_wall_clock(self, column: str) -> Curves:
+        """The same with everything that went by since the run began, pauses too, in place of the time of training.
+
+        column: when rows were written, in seconds of any clock. The run began as long before its first row as that says it
+        had trained, and was evaluated where the row of that step is, whenever that was. Raises ValueError without such rows.
+        """
+        written, trained = (self.columns.get(name, np.full(len(self.steps), np.nan)) for name in (column, "seconds"))
+        known = np.flatnonzero(np.isfinite(written) & np.isfinite(trained))
+        if not known.size:
+            raise ValueError(f"by_wall_clock: {self.name} has no row with {column} and seconds")
+        wall = written - written[known[0]] + trained[known[0]]
+        step = self.figures_at[0]
+        at = float(np.interp(step, self.steps[known], wall[known])) if np.isfinite(step) else np.nan
+        return replace(self, columns={**self.columns, "seconds": wall}, figures_at=(step, at))
 
 
 class Tail(NamedTuple):

@@ -152,10 +152,31 @@ def error_heatmap(
     from nsr.geometry.meshes import new_mesh
 
     distance, _ = point_to_mesh(np.asarray(predicted.vertices), ground_truth)
-    level = np.clip(distance / (maximum or 0.01 * object_radius(ground_truth)), 0, 1)
+    colors = heat_colors(distance, maximum or 0.01 * object_radius(ground_truth))
+    return new_mesh(predicted.vertices, predicted.faces, colors)
+
+
+def heat_colors(errors: np.ndarray, maximum: float) -> np.ndarray:
+    """[..., 3] uint8 colours of errors [...]: dark blue (0), blue, green, yellow, red (maximum or more)."""
+    level = np.clip(errors / maximum, 0, 1)
     stops = np.linspace(0, 1, len(_HEAT))
     colors = np.stack([np.interp(level, stops, _HEAT[:, channel]) for channel in range(3)], axis=-1)
-    return new_mesh(predicted.vertices, predicted.faces, np.round(colors * 255).astype(np.uint8))
+    return np.round(colors * 255).astype(np.uint8)
+
+
+def color_bar(maximum: float, unit: str, height: int = 240, ticks: int = 5) -> np.ndarray:
+    """A picture [height, W, 3] uint8 of what the colours of heat_colors stand for."""
+    top, bottom = 24, height - 24
+    bar = heat_colors(np.linspace(maximum, 0, bottom - top), maximum)
+    picture = Image.new("RGB", (96, height), "white")
+    picture.paste(Image.fromarray(np.repeat(bar[:, None], 24, axis=1)), (8, top))
+    draw = ImageDraw.Draw(picture)
+    for i in range(ticks):
+        value, y = maximum * i / (ticks - 1), bottom - 1 - (bottom - 1 - top) * i / (ticks - 1)
+        more = "+" if i == ticks - 1 else ""
+        draw.line([(32, y), (37, y)], fill="black")
+        draw.text((41, y), f"{value:g}{more} {unit}", fill="black", font=_font(13), anchor="lm")
+    return np.array(picture)
 
 
 def preview_picture(

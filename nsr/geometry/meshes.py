@@ -115,6 +115,33 @@ def load_mesh(path: str | Path) -> trimesh.Trimesh:
     return mesh
 
 
+def load_numbered_mesh(path: str | Path) -> trimesh.Trimesh:
+    """Read one mesh whose vertices have the order and number of the file, for files that name vertices by number.
+
+    load_mesh does not see to that in OBJ files: trimesh drops vertices without a face, and repeats those with several texture
+    coordinates or normals. Colours and textures of OBJ files are left out. Raises what load_mesh raises.
+    """
+    import igl
+
+    path = Path(path)
+    if path.suffix.lower() != ".obj" or not path.is_file():
+        return load_mesh(path)
+    try:
+        vertices, _, _, faces, *_ = igl.readOBJ(str(path))
+    except Exception as error:  # libigl says no more than that it failed
+        if is_transient(error):
+            raise
+        raise DataError(f"{path}: cannot be read as a mesh of triangles ({error}); cut other polygons up") from error
+    if len(faces) == 0 or faces.shape[1] != 3 or vertices.shape[1] < 3:
+        raise DataError(f"{path}: expected a mesh with triangles, found {len(vertices)} vertices and {len(faces)} faces")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise DataError(f"{path}: a face has vertex {faces.max() + 1}, but there are {len(vertices)}; is the file whole?")
+    vertices = vertices[:, :3]  # behind them may be colours
+    if not np.isfinite(vertices).all():
+        raise DataError(f"{path}: the mesh has vertices with NaN or infinite coordinates")
+    return new_mesh(vertices, faces)
+
+
 def save_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
     """Write a mesh with its vertex colours; the file appears complete or not at all.
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from nsr.encoders import Encoder
 from nsr.geometry.voxels import Voxels
 from nsr.models.implicit_network import ImplicitNetwork, ImplicitNetworkConfig
 from nsr.models.intersection import differentiable_intersection
@@ -125,11 +126,17 @@ class IDRModel(nn.Module):
     def set_progress(self, geometry: float, appearance: float) -> None:
         """Coarse to fine: how much of the encoders' detail the surface and its colour may use, both in 0..1."""
         self.implicit_network.encoder.set_progress(geometry)
-        self.rendering_network.point_encoder.set_progress(appearance)
+        for encoder in self._color_encoders():
+            encoder.set_progress(appearance)
 
-    def shown_detail(self) -> tuple[int | None, int | None]:
-        """The levels that the encoders of surface and colour show after set_progress, None where they have none."""
-        return self.implicit_network.encoder.active_levels, self.rendering_network.point_encoder.active_levels
+    def shown_detail(self) -> tuple[int | None, ...]:
+        """The levels that the encoders of surface and colour show after set_progress, None for one that has none."""
+        return tuple(encoder.active_levels for encoder in (self.implicit_network.encoder, *self._color_encoders()))
+
+    def _color_encoders(self) -> list[Encoder]:
+        """Of points and, where the colour depends on them, of view directions."""
+        encoders = (self.rendering_network.point_encoder, self.rendering_network.view_encoder)
+        return [encoder for encoder in encoders if encoder is not None]
 
     def sdf(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Signed distance at scene-frame points, negative inside."""

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from nsr.config import bind
-from nsr.datasets.detect import parse_views
-from nsr.training.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoint
+from nsr.training.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoint, unflatten
 from nsr.training.estimated_masks import refuse_later_masks
 from nsr.training.folders import LATEST, PREVIOUS, checkpoint_path
-from nsr.training.launch import RunRequest, check_device, new_trainer, overrides_of, read_config
+from nsr.training.launch import AUTO, RunRequest, check_device, new_trainer, overrides_of, read_config, views_of
 from nsr.training.run import data_place, differences, load_run_scene, reading
 from nsr.training.settings import Config
 from nsr.training.trainer import Trainer
@@ -19,6 +20,7 @@ from nsr.types import Scene
 from nsr.utils.errors import CheckpointError, UsageError
 from nsr.utils.hocon import override_tree
 
+KEPT_FIGURES = ("silhouette_seconds", "prior_placed_by", "prior_agreement")  # what a start has found out
 # What a continued run may do otherwise than the one it continues: when it ends, and what it writes on the way.
 MAY_CHANGE = ("nepoch", "budget", "checkpoint_seconds", "preview_steps", "max_bad_steps", "cuda_graph")
 
@@ -47,6 +49,7 @@ def resume_trainer(
             "views": all(meta[key] == ours[key] for key in ("train_views", "holdout_views")),
             "--seed": meta["seed"] == trainer.seed,
             "--train_cameras": meta["train_cameras"] == request.train_cameras,
+            "--prior": meta.get("prior", {}).get("checksum") == ours.get("prior", {}).get("checksum"),
         }
         other = [what for what, agrees in same.items() if not agrees]
         other = other or differences(ours["identity"], identity)
@@ -56,7 +59,7 @@ def resume_trainer(
                 "--overwrite removes it, another --out keeps it"
             )
         trainer.resume(saved)
-        trainer.meta |= {key: meta[key] for key in ("silhouette_seconds",) if key in meta}
+        trainer.meta |= {key: meta[key] for key in KEPT_FIGURES if key in meta}
     return trainer
 
 
@@ -98,15 +101,15 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest, say: Calla
             "a run that was stopped before its first checkpoint has to be started again"
         )
     file, saved = last_whole_checkpoint(run, say) if checkpoint == LATEST else (file, load_checkpoint(file))
-    device = check_device(request.device)
     with reading(file):
+        device = check_device(continued_device(request.device, saved))
         meta = saved.meta
         config = _continued_config(meta["config"], run, request)
         config.model.check_device(device.type)
         data = data_place(request.data) if request.data else meta["data_dir"]
         size, seed, train_cameras = meta["state"]["cameras"]["size"], meta["seed"], meta["train_cameras"]
         kept = {key: meta[key] for key in ("scene", "train_views", "holdout_views", "world_from_scene")}
-        optional = ("identity", "overrides", "noisy_start", "reference_poses", "sphere", "silhouette_seconds")
+        optional = ("identity", "overrides", "noisy_start", "reference_poses", "sphere", "prior", *KEPT_FIGURES)
         kept |= {key: meta[key] for key in optional if key in meta}
     _refuse_new_beginning(request, run, seed, config, tuple(kept.get("overrides", ())))
     if request.train_cameras and not train_cameras:
@@ -117,12 +120,22 @@ def continue_trainer(run: Path, checkpoint: str, request: RunRequest, say: Calla
         raise UsageError(f"--sphere {_numbers(request.sphere)}: the run in {run} has another; leave the option out")
     refuse_later_masks(run, data)
     scene = load_run_scene(data, used, size, kept.get("identity"), kept.get("noisy_start", False), run, sphere)
-    _refuse_other_views(request, run, len(scene), kept["train_views"], kept["holdout_views"])
+    _refuse_other_views(request, run, scene, kept["train_views"], kept["holdout_views"])
     views = scene.select(kept["train_views"]).to(device)
     trainer = Trainer(config, views, seed=seed, train_cameras=train_cameras, meta={"data_dir": data, **kept})
     with reading(file):
         trainer.resume(saved)
     return trainer
+
+
+def continued_device(name: str, saved: Checkpoint) -> str:
+    """The device that a name means for a run to continue: of AUTO the CPU where it was trained on one, whatever else there is.
+
+    Only that kind continues its random numbers. (A run of a GPU where there is none is refused by Trainer.resume.)
+    """
+    generator = unflatten("run", saved.tensors, saved.meta["state"]["generator"])
+    of_cpu = generator.numel() == torch.Generator().get_state().numel()
+    return "cpu" if name == AUTO and of_cpu else name
 
 
 def _numbers(values: Iterable[float]) -> str:
@@ -158,17 +171,19 @@ def _refuse_new_beginning(request: RunRequest, run: Path, seed: int, config: Con
         raise UsageError(f"--seed {request.seed}: the run began with seed {seed}; {advice}")
     if request.init_weights is not None:
         raise UsageError(f"--init_weights {request.init_weights}: a run that is continued has its weights; {advice}")
+    if request.prior is not None:
+        raise UsageError(f"--prior {request.prior}: a run that is continued has its surface; {advice}")
     if request.conf is not None:
         asked = read_config(replace(request, overrides=(*overrides, *request.overrides)))
         if not _same_but_end(config, asked):
             raise UsageError(f"--conf {request.conf}: not the configuration that the run began with; {advice}")
 
 
-def _refuse_other_views(request: RunRequest, run: Path, count: int, train_views: list[int], holdout_views: list[int]) -> None:
-    """UsageError for a request that names other views than those of a run over a scene of `count` views."""
+def _refuse_other_views(request: RunRequest, run: Path, scene: Scene, train_views: list[int], holdout_views: list[int]) -> None:
+    """UsageError for a request that names other views of a scene than those of a run."""
     advice = f"the run in {run} keeps its views; leave the option out, or start a new run without --is_continue"
     used = sorted([*train_views, *holdout_views])
-    if request.views is not None and sorted(parse_views(request.views, count)) != used:
+    if request.views is not None and sorted(views_of(request.views, scene, lambda _: None)) != used:
         raise UsageError(f"--views {request.views}: the run began with views {','.join(map(str, used))}; {advice}")
     if request.holdout is not None and request.holdout != len(holdout_views):
         raise UsageError(f"--holdout {request.holdout}: the run holds out {len(holdout_views)} views; {advice}")

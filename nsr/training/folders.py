@@ -12,6 +12,7 @@ from nsr.utils.errors import CheckpointError, UsageError, is_transient
 
 LATEST, PREVIOUS = "latest", "previous"  # checkpoints: the newest, and the one that it replaced
 CSV_NAME = "metrics.csv"
+WALL_CLOCK = "unix_time"  # column of it: when a row was written, in seconds since 1970
 
 
 def new_run_folder(experiments: Path, name: str, timestamp: str = LATEST) -> Path:

@@ -25,6 +25,8 @@ from nsr.training.estimated_masks import masked_scene, write_masks
 from nsr.training.folders import checkpoint_path, has_checkpoint
 from nsr.training.guards import TerminationSignal
 from nsr.training.log import MetricsLog
+from nsr.training.prior_files import open_prior
+from nsr.training.prior_start import starts_from_weights
 from nsr.training.results import render_view
 from nsr.training.run import reading, run_meta, split_views
 from nsr.training.settings import Config
@@ -36,6 +38,7 @@ from nsr.utils.hocon import find_conf, load_tree, to_hocon
 
 PREVIEW_WIDTH = 320
 DEFAULT_CONF = "instant"
+AUTO = "auto"  # a device: a GPU where torch finds one, else the CPU
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class RunRequest:
     data: scene folder or built-in name; views, holdout: see split_views; nepoch, budget: one given without the other does away
     with the configuration's other end, but not with one among the overrides; sphere: the object's, in world units, instead of
     the scene's own. None is what nobody asked for: DEFAULT_CONF, all views, none held out, seed 0; or, where a run is
-    continued, whatever it began with.
+    continued, whatever it began with. device: as check_device takes it.
     """
 
     data: str
@@ -59,6 +62,7 @@ class RunRequest:
     seed: int | None = None
     device: str = "cpu"
     init_weights: Path | None = None
+    prior: Path | None = None
     sphere: Sphere | None = None
 
 
@@ -86,7 +90,13 @@ def overrides_of(request: RunRequest) -> list[str]:
 
 
 def check_device(name: str) -> torch.device:
-    """Raises UsageError when the device does not exist here, ExtensionError when the native library has no kernels for it."""
+    """The device of a name, such as cpu, cuda:1 or AUTO.
+
+    Raises UsageError when it does not exist here, ExtensionError when the native library has no kernels for it: a GPU that AUTO
+    finds is not passed over, since a run that takes the CPU instead would say so by its speed alone.
+    """
+    if name == AUTO:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = _torch_device(name)
     check_device_served(device.type)
     return device
@@ -121,22 +131,32 @@ def open_scene(
         device=device,
         say=say,
     )
-    configured = None if request.views else configured_views(config.data.views, scene)
-    return scene, *choose_views(request, len(scene), configured), seconds
+    views = views_of(request.views, scene, say) if request.views else configured_views(config.data.views, scene, say)
+    return scene, *choose_views(request, len(scene), views), seconds
 
 
-def configured_views(wanted: int, scene: Scene) -> list[int] | None:
+def views_of(text: str, scene: Scene, say: Callable[[str], None]) -> list[int]:
+    """The views that --views TEXT means in a scene: for a number those that the data set publishes for so many, which are said;
+    where it does not, and for a list, see parse_views."""
+    number = text.strip()
+    published = published_views(scene.source, int(number), len(scene)) if number.isdecimal() else None
+    if published is None:
+        return parse_views(text, len(scene))
+    say(f"{scene.name}: views {', '.join(map(str, published))}: those published for {number}")
+    return published
+
+
+def configured_views(wanted: int, scene: Scene, say: Callable[[str], None]) -> list[int] | None:
     """The views that data.views means in a scene; None for all. Raises ConfigError where it has fewer."""
     count = len(scene)
     if wanted > count:
         where = scene.source or scene.name
         raise ConfigError(f"data.views is {wanted}, but {where} has {count} views; choose with --views, or data.views=0")
-    return (published_views(scene.source, wanted, count) or parse_views(str(wanted), count)) if wanted else None
+    return views_of(str(wanted), scene, say) if wanted else None
 
 
-def choose_views(request: RunRequest, count: int, otherwise: list[int] | None = None) -> tuple[list[int], list[int]]:
-    """Training and held-out views that a request means in a scene of `count` views; `otherwise` where it names none."""
-    views = parse_views(request.views, count) if request.views else otherwise
+def choose_views(request: RunRequest, count: int, views: list[int] | None = None) -> tuple[list[int], list[int]]:
+    """Training and held-out views of a scene of `count`, of which `views` are used (None: all)."""
     try:
         return split_views(count, views, request.holdout or 0)
     except ValueError as error:
@@ -163,16 +183,22 @@ def refuse_errors(scene: Scene, say: Callable[[str], None]) -> None:
 def new_trainer(request: RunRequest, scene: Scene, train_views: list[int], holdout_views: list[int]) -> Trainer:
     """A trainer at its first step."""
     config, device = read_config_for_training(request)
+    prior = open_prior(request.prior, device) if request.prior is not None else None
+    meta = run_meta(request.data, scene, train_views, holdout_views, request.overrides, request.train_cameras, request.sphere)
+    if prior is not None:
+        starts_from_weights(prior, config)  # a mistake in it is to be found before anything is trained
+        meta["prior"] = {"source": prior.source, "checksum": prior.checksum}
     trainer = Trainer(
         config,
         scene.select(train_views).to(device),
         seed=request.seed or 0,
         train_cameras=request.train_cameras,
-        meta=run_meta(
-            request.data, scene, train_views, holdout_views, request.overrides, request.train_cameras, request.sphere
-        ),
+        meta=meta,
+        prior=prior,
     )
     if request.init_weights is not None:
+        if prior is not None:
+            raise UsageError("--init_weights and --prior exclude each other: both say what training begins with")
         load_weights(trainer, request.init_weights)
     return trainer
 

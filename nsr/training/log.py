@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 import torch
 
-from nsr.training.folders import CSV_NAME
+from nsr.training.folders import CSV_NAME, WALL_CLOCK
 from nsr.training.step_times import StepTimes
 from nsr.utils.files import atomic_write
 
@@ -55,13 +55,14 @@ class MetricsLog:
     ) -> None:
         """Take note of one training step. rays, seconds: since the run began; progress: 0..1, the share done.
 
-        times: of its parts; their means since the last row become columns ms_draw, ms_forward, ...
+        times: of its parts; their means since the last row become columns ms_draw, ms_forward, ... WALL_CLOCK is added.
         """
         if self.line is not None:
             self.line.update(progress, step, losses, rays)
         if step % self.every == 0:
             parts = {f"ms_{part}": milliseconds for part, milliseconds in times.take().items()}
-            self.log(step, {**losses, "rays": rays, "seconds": seconds, "progress": progress, **parts})
+            of_run = {"rays": rays, "seconds": seconds, "progress": progress, WALL_CLOCK: time.time()}
+            self.log(step, {**losses, **of_run, **parts})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one row. A name not seen before becomes a new column, empty in the rows above."""
@@ -71,7 +72,7 @@ class MetricsLog:
             self.columns, rows = _read_rows(self.path)
             self.columns += new
             self._rewrite(rows)
-        row = {"step": str(step)} | {name: f"{float(value):.9g}" for name, value in values.items()}
+        row = {"step": str(step)} | {name: _number(name, value) for name, value in values.items()}
         self._file.write(_csv_line([row.get(name, "") for name in self.columns]))
         self._file.flush()
         if self._writer is not None:
@@ -105,6 +106,10 @@ class MetricsLog:
         self._file: IO[str] = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115 (close() closes it)
 
 
+def _number(name: str, value: float) -> str:
+    return f"{value:.2f}" if name == WALL_CLOCK else f"{float(value):.9g}"  # which would round it to ten seconds
+
+
 def _csv_line(cells: list[str]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(cells)
@@ -135,6 +140,8 @@ class ProgressLine:
         from rich.console import Console
 
         self.console = console or Console(stderr=True)
+        # A reader that has gone is no reason to stop. rich would end the process, and so the trainer of a killed supervisor.
+        self.console.on_broken_pipe = lambda: setattr(self.console, "quiet", True)
         self.interval = 0.2 if self.console.is_terminal else interval
         self._bar = None
         self._begin: tuple[float, float] | None = None  # time and progress at the first update
@@ -156,7 +163,7 @@ class ProgressLine:
         rate = (rays_seen - self._shown[1]) / max(since, 1e-9)
         self._shown = (now, rays_seen)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        with suppress(OSError):  # a reader that has gone is no reason to stop
+        with suppress(OSError):
             self._show(progress, f"step {step}  {shown}  {rate / 1000:.1f}k rays/s  {self._remaining(now, progress)}")
 
     def _remaining(self, now: float, progress: float) -> str:

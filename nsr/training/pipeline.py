@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ import numpy as np
 import trimesh
 
 from nsr.evaluation.chamfer import evaluate_mesh
+from nsr.evaluation.h3ds import HeadReference, evaluate_head
+from nsr.evaluation.h3ds_pictures import FILES as HEAD_FILES
 from nsr.evaluation.poses import evaluate_cameras
 from nsr.evaluation.report import error_heatmap, preview_picture, render_mesh, write_metrics, write_report
 from nsr.geometry.camera_paths import turntable_cameras
@@ -19,10 +22,11 @@ from nsr.geometry.poses import transform_cameras
 from nsr.geometry.raycast import Raycaster
 from nsr.geometry.unseen import Unseen, treat_unseen
 from nsr.models.idr import IDRModel
-from nsr.training.continuation import resume_trainer
+from nsr.training.continuation import KEPT_FIGURES, continued_device, last_whole_checkpoint, resume_trainer
 from nsr.training.estimated_masks import FOLDER as MASK_FOLDER
 from nsr.training.folders import has_checkpoint
-from nsr.training.launch import RunRequest, new_trainer, open_scene, refuse_errors, run_folder, train
+from nsr.training.heads import head_reference_of
+from nsr.training.launch import AUTO, RunRequest, new_trainer, open_scene, refuse_errors, run_folder, train
 from nsr.training.log import peak_memory_mb
 from nsr.training.results import (
     check_min_views,
@@ -33,7 +37,7 @@ from nsr.training.results import (
     run_mesh,
     training_views,
 )
-from nsr.training.run import load_run, reference_cameras
+from nsr.training.run import load_run, reading, reference_cameras
 from nsr.training.trainer import Trainer
 from nsr.types import Cameras, Scene
 from nsr.utils.errors import RetriableError, UsageError
@@ -72,7 +76,8 @@ def reconstruct(
     unfinished run of the same request in `out` is continued; overwrite: whatever results are there are removed instead.
     unseen, min_views: what becomes of surface that fewer training views see (see nsr.geometry.unseen). Figures are of the
     whole mesh; of a trimmed one there are figures beside them, under "trimmed". Among them is wall_seconds: from the call to
-    the written mesh, with what a budget does not count (reading and checking the scene, extracting the mesh).
+    the written mesh, with what a budget does not count (reading and checking the scene, extracting the mesh). Of a scene in
+    H3DS's layout there are face_mm and head_mm, by the protocol of nsr.evaluation.h3ds without landmarks.
     renderings: False leaves out what pictures of the model are needed for: figures of renderings, and preview.png.
     Raises UsageError when `out` holds other results or another process writes them, DataError when the scene fails its check
     (unless check is False), RetriableError when interrupted, and what training raises.
@@ -88,19 +93,27 @@ def reconstruct(
             ) from error
 
 
+def pretrain(request: RunRequest, out: Path, *, say: Callable[[str], None] = print) -> Trainer:
+    """Train on a scene into the folder `out`, as reconstruct does, but for the mesh and its figures: for a prior."""
+    with run_folder(out):
+        return _train(request, out, None, "keep", 1, check=True, overwrite=False, say=say).trainer
+
+
 def _how_to_continue(overwrite: bool) -> str:
     """Advice to a user whose run was interrupted."""
     return f"run the same command again{', without --overwrite,' if overwrite else ''} to continue"
 
 
 class _Trained(NamedTuple):
-    """A trained run in a folder. reference: the true surface, in world units; continued: another process began it."""
+    """A trained run in a folder. reference: the true surface, in world units; head: the same of a scene in H3DS's layout, with
+    its regions; continued: another process began it."""
 
     trainer: Trainer
     scene: Scene
     train_views: list[int]
     held: list[int]
     reference: trimesh.Trimesh | None
+    head: HeadReference | None
     continued: bool
 
 
@@ -115,12 +128,18 @@ def _train(
     say: Callable[[str], None],
 ) -> _Trained:
     unfinished = not overwrite and _holds_unfinished_run(out)
+    automatic = request.device == AUTO
+    if unfinished and automatic:  # before the scene is opened, whose masks may have to be estimated
+        file, saved = last_whole_checkpoint(out, say=lambda _: None)
+        with reading(file):
+            request = replace(request, device=continued_device(request.device, saved))
     scene, train_views, held, silhouette_seconds = open_scene(request, say, out if unfinished else None)
     check_min_views(min_views, len(train_views), unseen)
     if check:
         refuse_errors(scene.select(sorted([*train_views, *held])), say)
     reference_file = ground_truth or scene.ground_truth
     reference = load_mesh(reference_file) if reference_file is not None else None
+    head = head_reference_of(scene.source)
     if unfinished:
         trainer = resume_trainer(out, request, scene, train_views, held, say)
         say(f"{out}: continuing an unfinished run at step {trainer.clock.step}")
@@ -129,10 +148,12 @@ def _train(
     if silhouette_seconds:
         trainer.meta["silhouette_seconds"] = silhouette_seconds
     say(f"{scene.name}: {len(train_views)} views of {scene.cameras.width}x{scene.cameras.height}, {len(held)} held out")
-    old = (*RESULTS, *OF_THE_RUN) if overwrite else ()
+    if automatic:
+        say(f"device: {trainer.device}")
+    old = (*RESULTS, *OF_THE_RUN, *HEAD_FILES) if overwrite else ()
     estimated = scene if silhouette_seconds else None
     train(trainer, out, old=old, estimated=estimated, how_to_continue=_how_to_continue(overwrite), say=say)
-    return _Trained(trainer, scene, train_views, held, reference, unfinished)
+    return _Trained(trainer, scene, train_views, held, reference, head, unfinished)
 
 
 def _results(
@@ -145,7 +166,7 @@ def _results(
     began: float,
     say: Callable[[str], None],
 ) -> dict:
-    trainer, scene, train_views, held, reference, continued = trained
+    trainer, scene, train_views, held, reference, head, continued = trained
     say("extracting the mesh")
     run = load_run(out, trainer.device)
     masks = trainer.scene.masks.cpu()  # the trusted ones: what a wrong mask leaves out is not unseen
@@ -161,7 +182,8 @@ def _results(
     metrics = {
         "scene": scene.name,
         **run_figures(run),
-        **{key: trainer.meta[key] for key in ("silhouette_seconds",) if key in trainer.meta},
+        **({"prior": trainer.meta["prior"]["source"]} if "prior" in trainer.meta else {}),
+        **{key: trainer.meta[key] for key in KEPT_FIGURES if key in trainer.meta},
         "peak_memory_mb": peak_memory_mb(trainer.device),
         "rays_per_step": trainer.rays,
         "bad_steps": trainer.guard.total,
@@ -176,9 +198,9 @@ def _results(
         metrics |= evaluate_cameras(transform_cameras(run.cameras, scene.world_from_scene), scene.reference[train_views])
     if reference is not None:
         cameras_world = reference_cameras(scene)[train_views]
-        metrics |= evaluate_mesh(mesh, reference, cameras_world, seed=0)
+        metrics |= evaluate_mesh(mesh, reference, cameras_world, seed=0) | head_figures(mesh, head)
         if unseen == "trim":
-            metrics["trimmed"] = evaluate_mesh(shown, reference, cameras_world, seed=0)
+            metrics["trimmed"] = evaluate_mesh(shown, reference, cameras_world, seed=0) | head_figures(shown, head)
     write_metrics(out / "metrics.json", metrics)
     heatmap = error_heatmap(shown, reference) if reference is not None else None
     if renderings:
@@ -193,6 +215,14 @@ def _results(
         note=" ".join(filter(None, notes)),
     )
     return metrics
+
+
+def head_figures(mesh: trimesh.Trimesh, head: HeadReference | None) -> dict[str, float]:
+    """face_mm and head_mm of a mesh in world units; nothing where there is no head to measure it against."""
+    if head is None:
+        return {}
+    errors = evaluate_head(mesh, head)
+    return {"face_mm": errors.face_mm, "head_mm": errors.head_mm}
 
 
 def unseen_note(unseen: Unseen, min_views: int) -> str:

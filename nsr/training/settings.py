@@ -9,6 +9,7 @@ from typing import Literal
 from nsr.config import check
 from nsr.models.idr import ModelConfig
 from nsr.models.losses import LossConfig
+from nsr.priors.fitting import FitConfig
 
 PATCHES = (3, 5, 7, 9, 11)  # sides of a patch that can be compared
 
@@ -142,6 +143,31 @@ class ExposureConfig:
 
 
 @dataclass(frozen=True)
+class PriorConfig:
+    """What the prior that --prior names does to a run (nsr.training.prior_start); without one, nothing.
+
+    start: weights = go on from the weights of a model that is built alike, in the scene's own frame, as BaseH3D-Net; surface =
+    place its surface in the scene and teach it to the run's model, whatever that is; auto: see starts_from_weights.
+    rendering, optimiser: whether a start from weights keeps those of the rendering network, and the moments of the optimisers.
+    anchor_weight: of the term that holds the surface at the prior's, with anchor_points points per step; anchor_seen: how much
+    of it is left where two photographs see the surface.
+    """
+
+    start: Literal["auto", "weights", "surface"] = "auto"
+    rendering: Literal["keep", "reset"] = "keep"
+    optimiser: Literal["keep", "reset"] = "reset"
+    anchor_weight: float = 10.0
+    anchor_points: int = 512
+    anchor_seen: float = 0.05
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("anchor_weight", "anchor_seen"):
+            check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        check(self, "anchor_points", self.anchor_points >= 1, "1 or more")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How long and how fast to learn.
 
@@ -206,4 +232,5 @@ class Config:
     start: StartConfig = field(default_factory=StartConfig)
     photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
     exposure: ExposureConfig = field(default_factory=ExposureConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

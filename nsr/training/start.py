@@ -62,8 +62,17 @@ def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: to
     Returns the space that is certainly empty: to be kept free.
     Raises DataError when the masks and cameras have no common volume: then one of them is wrong.
     """
+    hull = visual_hull_of(model, scene, config)
+    stereo = stereo_of(hull, scene, config, generator)
+    target = torch.maximum(exact_hull(hull, scene), carved_distance(hull, stereo.surface))
+    teach(model, target, stereo, config.start, config.train, generator)
+    empty = ~hull.occupied | stereo.seen_through.occupied
+    return Voxels(empty & ~stereo.surface.grown(CLEARANCE).occupied, hull.extent)
+
+
+def visual_hull_of(model: IDRModel, scene: Scene, config: Config) -> Voxels:
+    """The visual hull of a scene's masks in the model's ball. Raises DataError as start_from_hull does."""
     start, radius = config.start, model.bounding_radius
-    share = effort(config.train.budget, scene.masks.device)
     occupancy = carve(scene.masks, scene.cameras, start.resolution, radius)
     # Few views see the corners of the cube, so they may survive the carving; the object lies in the ball.
     axis = grid_axis(start.resolution, radius, occupancy.device)
@@ -75,15 +84,15 @@ def start_from_hull(model: IDRModel, scene: Scene, config: Config, generator: to
             f"`nsr data check {scene.source or 'DIR'}`, "
             "or start from a sphere with start.type=sphere train.shape_rate=0.3 photometric.levels=0 photometric.matched=0.5"
         )
-    hull = Voxels(occupancy, radius)
-    stereo = StereoStart.blind(hull)
-    if start.type == "stereo" and share.stereo > 0:
-        stereo = carve_by_stereo(hull, scene, config.photometric, generator, share=share.stereo)
-    target = torch.maximum(exact_hull(hull, scene), carved_distance(hull, stereo.surface))
-    start = replace(start, steps=max(round(start.steps * share.teaching), 1))
-    _teach(model, target, stereo, start, config.train, generator)
-    empty = ~hull.occupied | stereo.seen_through.occupied
-    return Voxels(empty & ~stereo.surface.grown(CLEARANCE).occupied, radius)
+    return Voxels(occupancy, radius)
+
+
+def stereo_of(hull: Voxels, scene: Scene, config: Config, generator: torch.Generator) -> StereoStart:
+    """What stereo makes of the hull, as far as the configuration wants it and the budget has time for it."""
+    share = effort(config.train.budget, scene.masks.device).stereo
+    if config.start.type != "stereo" or share == 0:
+        return StereoStart.blind(hull)
+    return carve_by_stereo(hull, scene, config.photometric, generator, share=share)
 
 
 def exact_hull(hull: Voxels, scene: Scene) -> Float[Tensor, "R R R"]:
@@ -110,24 +119,25 @@ def carved_distance(hull: Voxels, surface: Voxels) -> Float[Tensor, "R R R"]:
     return -hull_signed_distance(opened, hull.extent)
 
 
-def _teach(
+def teach(
     model: IDRModel,
     target: Float[Tensor, "R R R"],
-    stereo: StereoStart,
+    stereo: StereoStart | None,
     config: StartConfig,
     train: TrainConfig,
     generator: torch.Generator,
 ) -> None:
     """Regress the SDF network on a volume over its bounding cube, half of whose points lie close to the surface; and on the
-    places where stereo has seen the surface, which are known better than to a voxel."""
+    places where stereo has seen the surface, which are known better than to a voxel. A short budget takes fewer steps."""
     device, extent = target.device, model.bounding_radius
+    steps = max(round(config.steps * effort(train.budget, device).teaching), 1)
     voxel = 2.0 * extent / (config.resolution - 1)
     shell = (target.abs() < 3.0 * voxel).nonzero() * voxel - extent  # [K, 3]
     rates = replace(train, learning_rate=config.learning_rate, table_learning_rate=config.table_learning_rate)
     optimisers, numbers = Optimisers(model, None, rates), StepNumbers(device)
     half = config.points // 2
-    for step in range(config.steps):
-        faded = optimisers.rates(0.1 ** (step / config.steps))
+    for step in range(steps):
+        faded = optimisers.rates(0.1 ** (step / steps))
         optimisers.set_rates(faded if device.type == "cpu" else numbers.put(faded))
         uniform = extent * (2.0 * torch.rand(half, 3, generator=generator, device=device) - 1.0)
         chosen = torch.randint(shell.shape[0], (config.points - half,), generator=generator, device=device)
@@ -135,7 +145,7 @@ def _teach(
         points = torch.cat([uniform, (shell[chosen] + jitter).clamp(-extent, extent)])
         output = model.implicit_network(points)
         loss = (output.sdf - interpolate(target, points / extent)).abs().mean() + 0.01 * eikonal_loss(output.gradient)
-        if len(stereo.points):
+        if stereo is not None and len(stereo.points):
             seen = torch.randint(len(stereo.points), (config.points // 4,), generator=generator, device=device)
             there = model.implicit_network(stereo.points[seen])
             turned = (there.gradient - stereo.normals[seen]).square().sum(dim=-1)

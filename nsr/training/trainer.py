@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nsr.config import to_tree
 from nsr.datasets.sampling import PixelBatch, PixelSampler
 from nsr.geometry.cameras import pixel_rays, ray_matrices
 from nsr.geometry.poses import TrainableCameras
@@ -21,18 +20,20 @@ from nsr.geometry.voxels import Voxels
 from nsr.models.exposure import AffineExposure
 from nsr.models.idr import IDRModel, TrainingOutput
 from nsr.models.losses import FADING, color_loss, fading_weights, idr_losses
-from nsr.training.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
-from nsr.training.folders import PREVIOUS, checkpoint_path
+from nsr.training.checkpoint import Checkpoint, load_checkpoint
 from nsr.training.guards import BadStepGuard, HalfStep, TerminationSignal, is_out_of_memory
 from nsr.training.optimisers import Optimisers
 from nsr.training.photometric import PhotometricTerm
+from nsr.training.prior_files import Prior
+from nsr.training.prior_start import Anchor, start_from_prior, with_anchor
 from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape_rate_factor, show_detail, stage
 from nsr.training.settings import Config
 from nsr.training.start import start_from_hull, trusted
 from nsr.training.step_graph import Readback, StepGraph, StepNumbers
 from nsr.training.step_times import StepTimes
+from nsr.training.trainer_state import restore_state, write_state
 from nsr.types import Cameras, Rays, Scene
-from nsr.utils.errors import CheckpointError, RetriableError
+from nsr.utils.errors import RetriableError
 
 MIN_RAYS = 64  # below this, running out of memory is not a matter of the batch size
 OF_LOSSES = 1 + len(FADING)  # numbers that change from step to step in the losses; behind them come the learning rates
@@ -62,7 +63,16 @@ class StepResult(NamedTuple):
 class Trainer:
     """One run over one scene. `scene` holds the training views only, on the device to train on."""
 
-    def __init__(self, config: Config, scene: Scene, *, seed: int = 0, train_cameras: bool = False, meta: dict | None = None):
+    def __init__(
+        self,
+        config: Config,
+        scene: Scene,
+        *,
+        seed: int = 0,
+        train_cameras: bool = False,
+        meta: dict | None = None,
+        prior: Prior | None = None,
+    ):
         scene, left_out = trusted(scene, config)
         self.config, self.scene, self.seed = config, scene, seed
         self.meta = meta or {}  # what the run folder's readers need beside the state: data folder, views, world frame
@@ -99,6 +109,8 @@ class Trainer:
         self.rays_seen = 0
         self.started = False
         self.free_space: Voxels | None = None  # where the start saw that nothing is
+        self.prior = prior  # of a run that has not begun
+        self.anchor: Anchor | None = None  # where the prior holds the surface
 
     # ------------------------------------------------------------------------------------------------ one step
 
@@ -210,7 +222,7 @@ class Trainer:
         alpha, *weights = numbers.float() if isinstance(numbers, Tensor) else numbers
         fading = dict(zip(FADING, weights, strict=True))
         losses = idr_losses(output, batch.rgb, batch.mask, config.loss, alpha=alpha, fading=fading, photometric=photometric)
-        return self._with_exposure(losses), len(batch)
+        return with_anchor(self, self._with_exposure(losses)), len(batch)
 
     def _color_losses(self) -> tuple[dict[str, Tensor], int]:
         """The losses of the colours alone on many more rays, in proportion to those of other steps, and how many."""
@@ -299,7 +311,9 @@ class Trainer:
         if self.started:
             return
         self.clock.start()
-        if self.config.start.type != "sphere":
+        if self.prior is not None:
+            start_from_prior(self, self.prior)
+        elif self.config.start.type != "sphere":
             show_detail(self.model, self.config.train, 0.0)
             with self.graph.stream():
                 free_space = start_from_hull(self.model, self.scene, self.config, self.generator)
@@ -342,59 +356,8 @@ class Trainer:
     def save(self, folder: Path, keep: bool = True) -> Path:
         """Write checkpoints/latest.safetensors, atomically; keep: what it replaces stays, as previous.safetensors."""
         self._take_note(self.readback.come())
-        cameras = self.cameras()
-        state = {
-            "model": self.model.state_dict(),
-            "optimisers": self.optimisers.state_dict(),
-            "sampler": self.sampler.state_dict(),
-            "generator": self.generator.get_state(),
-            "clock": self.clock.state_dict(),
-            "poses": self.poses.state_dict() if self.poses is not None else None,
-            "exposure": self.exposure.state_dict() if self.exposure is not None else None,
-            "cameras": {
-                "intrinsics": cameras.intrinsics,
-                "camera_to_world": cameras.camera_to_world.detach(),
-                "size": [cameras.width, cameras.height],
-            },
-            "rays": self.rays,
-            "rays_seen": self.rays_seen,
-            "progress": self.clock.progress,
-            "free_space": self.free_space.occupied if self.free_space is not None else None,
-            "bad_steps": self.guard.state_dict(),
-        }
-        tensors, rest = flatten("run", state)
-        meta = {
-            **self.meta,
-            "config": to_tree(self.config),
-            "seed": self.seed,
-            "train_cameras": self.poses is not None,
-            "step": self.clock.step,
-            "state": rest,
-        }
-        save_checkpoint(checkpoint_path(folder), tensors, meta, keep=checkpoint_path(folder, PREVIOUS) if keep else None)
-        return checkpoint_path(folder)
+        return write_state(self, folder, keep)
 
     def resume(self, source: Path | Checkpoint) -> None:
         """Continue from a checkpoint of the same configuration; the next step is the one that would have followed."""
-        checkpoint = load_checkpoint(source) if isinstance(source, Path) else source
-        state = unflatten("run", checkpoint.tensors, checkpoint.meta["state"])
-        if state["generator"].numel() != self.generator.get_state().numel():
-            raise CheckpointError(
-                f"the run was trained on another kind of device than {self.device}, whose random numbers this one cannot "
-                "continue; continue it there, or start a new run with --init_weights"
-            )
-        self.model.load_state_dict(state["model"])
-        if self.poses is not None and state["poses"] is not None:
-            self.poses.load_state_dict(state["poses"])
-        if self.exposure is not None:
-            self.exposure.load_state_dict(state["exposure"])
-        self.optimisers.load_state_dict(state["optimisers"])
-        self.sampler.load_state_dict(state["sampler"])
-        self.generator.set_state(state["generator"].cpu())
-        self.clock.load_state_dict(state["clock"])
-        self.guard.load_state_dict(state["bad_steps"])
-        if state["free_space"] is not None:
-            self.free_space = Voxels(state["free_space"].to(self.device), self.model.bounding_radius)
-        self.rays, self.rays_seen = state["rays"], state["rays_seen"]
-        self.graph.release()
-        self.started = True
+        restore_state(self, load_checkpoint(source) if isinstance(source, Path) else source)

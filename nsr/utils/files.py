@@ -1,9 +1,10 @@
-"""Files that are never seen half-written, and folders that one process at a time may write."""
+"""Files and folders that are never seen half-written, and folders that one process at a time may write."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,28 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Fill a folder that appears under its name complete or not at all: `with atomic_folder(path) as folder: ...`.
+
+    What is written to `folder`, beside its place, is renamed to `path`, or removed when the block raises. Missing parents are
+    created. Raises UsageError where `path` exists and is not an empty folder.
+    """
+    target = Path(path).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{path}: already exists and is not empty; name a new folder or remove it first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()  # not tempfile.mkdtemp, whose folders are private (see atomic_write)
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(target.parent)
 
@@ -80,10 +103,8 @@ def file_lock(folder: str | Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK_NAME, "a+", encoding="utf-8") as file:
         if not _take_lock(file):
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
             raise UsageError(
-                f"{folder} is being written by another process (pid {holder}); "
+                f"{folder} is being written by another process (pid {lock_holder(folder)}); "
                 "wait until it has finished, stop it, or choose another output folder"
             )
         file.seek(0)
@@ -100,6 +121,14 @@ def is_locked(folder: str | Path) -> bool:
             return not _take_lock(file)
     except FileNotFoundError:
         return False
+
+
+def lock_holder(folder: str | Path) -> str:
+    """The process that holds a folder by file_lock, or held it last: its pid, "unknown" where that is not to be read."""
+    try:
+        return (Path(folder) / LOCK_NAME).read_text(encoding="utf-8").strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def _take_lock(file: IO[str]) -> bool:

@@ -29,6 +29,10 @@ _ERROR = "nsr: error: "  # how the line begins in which a program of ours says w
 _WINDOWS_DEATHS, _WINDOWS_CTRL_C = 0xC0000000, 0xC000013A
 
 
+class Exhausted(RetriableError):
+    """What was waited for has not come, long enough for another try not to be worth it now."""
+
+
 class Attempt(NamedTuple):
     """One run of a program: a line of the log. exit_code: 128 + n where signal n killed it; step: reached by then."""
 
@@ -71,26 +75,27 @@ class Supervisor:
         """Run a program to its end; its last exit code, 128 + n where signal n killed it, as shells have it.
 
         program: its name, for the log; command: the command line of the next attempt; step: how far the work has come by now.
-        Both look at files: a transient error of theirs, or a RetriableError, is an attempt that failed.
+        Both look at files: a transient error of theirs, or a RetriableError, is an attempt that failed; Exhausted is the last.
         """
         number, failures, farthest = 0, 0, _unless_transient(step)
         while True:
             number += 1
-            began, since = datetime.now(), time.monotonic()
+            began, since, exhausted = datetime.now(), time.monotonic(), False
             try:
                 line = command()
             except (OSError, RetriableError) as error:
                 if not isinstance(error, RetriableError) and not is_transient(error):
                     raise
-                code, reason = RetriableError.exit_code, f"not started: {error}"
+                code, reason, exhausted = RetriableError.exit_code, f"not started: {error}", isinstance(error, Exhausted)
             else:
+                began, since = datetime.now(), time.monotonic()  # the command may have been waited for
                 code, reason = self._attempt(line)
             now, seconds = _unless_transient(step), time.monotonic() - since
             if now is not None and (farthest is None or now > farthest):
                 failures, farthest = 0, now
             failures += 1
             wait = _pause(self.backoff, failures)
-            again, what_next = self._decide(code, failures, wait)
+            again, what_next = self._decide(code, failures, wait, exhausted)
             shown = 128 - code if code < 0 else code
             stamp = began.isoformat(sep=" ", timespec="seconds")
             self._record(Attempt(self.run_name, program, number, stamp, f"{seconds:.1f}", shown, reason, now))
@@ -102,7 +107,23 @@ class Supervisor:
             if not again or self.stopped_by is not None:
                 return shown
 
-    def _decide(self, code: int, failures: int, wait: float) -> tuple[bool, str]:
+    def wait_while(self, busy: Callable[[], bool], most: float, why: str) -> None:
+        """Wait for another process, which the user is told: no attempt of ours, so none that failed. Within `command`.
+
+        why: what it is busy with. Raises Exhausted where it still is after `most` seconds, RetriableError when asked to stop.
+        """
+        end, told = time.monotonic() + most, False
+        while busy():
+            if self.stopped_by is not None:
+                raise RetriableError(why)
+            if time.monotonic() >= end:
+                raise Exhausted(f"{why} after {most:g} s; end it, or run the same command again later")
+            if not told:
+                say(f"failsafe: {why}; waiting for it, up to {most:g} s")
+                told = True
+            self._sleep(min(1.0, most))
+
+    def _decide(self, code: int, failures: int, wait: float, exhausted: bool) -> tuple[bool, str]:
         """Whether to try again after an attempt, and what to say about it. failures: in a row without progress."""
         if code == 0:
             return False, ""
@@ -110,6 +131,8 @@ class Supervisor:
             return False, f"; stopped by {self.stopped_by}"
         if not is_retriable(code):
             return False, "; not tried again: it would end the same way"
+        if exhausted:
+            return False, "; given up"
         if failures > self.max_retries:
             return False, f"; given up: no progress in {failures} attempts"
         return True, f"; retry {failures} of {self.max_retries} in {wait:g} s"

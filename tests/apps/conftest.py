@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.failsafe_run import EXPERIMENT, parsed, train_options, write_workplace
 from support.refusals import check_refusal
-from support.tiny_run import write_tiny_conf, write_tiny_scene
+from support.tiny_run import ROOT, write_tiny_conf, write_tiny_scene
 
+from nsr.apps import failsafe
 from nsr.apps.main import main
 
 
@@ -39,6 +41,32 @@ def scene(tiny_files, tmp_path) -> Path:
 def run(tiny_files, tmp_path) -> Path:
     """A copy of the finished run."""
     return Path(shutil.copytree(tiny_files / "run", tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory) -> Path:
+    """A working directory for nsr failsafe; see write_workplace. Not to be changed."""
+    return write_workplace(tmp_path_factory.mktemp("workplace"))
+
+
+@pytest.fixture
+def in_workplace(workplace, monkeypatch) -> None:
+    """Configurations and scans are found from the working directory; so is this checkout, by the processes."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("NSR_DEBUG", raising=False)
+
+
+@pytest.fixture(scope="session")
+def peaceful(workplace, tmp_path_factory) -> Path:
+    """A run of nsr failsafe that nothing disturbs. Not to be changed."""
+    exps = tmp_path_factory.mktemp("peaceful")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        args = parsed("train", *train_options(exps))
+        command = failsafe.train_command(args, *failsafe.the_experiment(args), "run", again=False)
+        assert main(command[3:]) == 0
+    return exps / EXPERIMENT / "run"
 
 
 @pytest.fixture

@@ -3,66 +3,34 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.failsafe_run import EPOCHS, EXPERIMENT, FailsafeTraining, attempts, train_options, write_workplace
-from support.run_folders import assert_same_state, checkpoint
+from support.failsafe_run import EPOCHS, EXPERIMENT, PATIENCE, FailsafeTraining, attempts, garble, parsed, train_options
+from support.run_folders import assert_same_state, checkpoint, rows
 from support.tiny_run import VIEWS
 
 from nsr.apps import failsafe
-from nsr.apps.main import main, parse
-from nsr.training.checkpoint import load_checkpoint, save_checkpoint
+from nsr.apps.main import main
+from nsr.training.checkpoint import load_checkpoint
 from nsr.training.experiments import EXPERIMENTS
-from nsr.training.folders import LATEST, PREVIOUS, checkpoint_path, has_checkpoint, reached
+from nsr.training.folders import LATEST, PREVIOUS, checkpoint_path, has_checkpoint, reached, run_folders
+from nsr.utils.files import is_locked
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = EPOCHS * VIEWS
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory) -> Path:
-    return write_workplace(tmp_path_factory.mktemp("workplace"))
-
-
-@pytest.fixture(autouse=True)
-def here(workplace, monkeypatch) -> None:
-    """Configurations and scans are found from the working directory; so is this checkout, by the processes."""
-    monkeypatch.chdir(workplace)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("NSR_DEBUG", raising=False)
-
-
-@pytest.fixture(scope="module")
-def peaceful(workplace, tmp_path_factory) -> Path:
-    """The run that nothing disturbs."""
-    exps = tmp_path_factory.mktemp("peaceful")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(workplace)
-        args = parsed("train", *train_options(exps))
-        command = failsafe.train_command(args, *failsafe.the_experiment(args), "run", again=False)
-        assert main(command[3:]) == 0
-    return exps / EXPERIMENT / "run"
-
-
-def parsed(*arguments: object):
-    """As `nsr failsafe` parses its arguments."""
-    return parse(failsafe.build_parser("nsr failsafe"), [str(argument) for argument in arguments])
+pytestmark = pytest.mark.usefixtures("in_workplace")
 
 
 def nsr(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
-
-
-def garble(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-2000] + b"\0" * 2000)
 
 
 # ---------------------------------------------------------------------------------------------- killed and corrupted
@@ -124,6 +92,57 @@ def test_stopped_by_hand_and_continued(peaceful, workplace, tmp_path, capsys):
     assert nsr("failsafe", "train", "--exp", "HashGrid", "--scan_id", 7, "--exps_folder", tmp_path, "--is_continue") == 0
     assert_same_state(run, peaceful)
     assert [(row["run"], row["exit_code"]) for row in attempts(tmp_path)] == [(run.name, "75"), (run.name, "0")]
+
+
+@pytest.fixture
+def orphaned(workplace, tmp_path):
+    """A supervisor that was killed after some steps of its trainer, which has not noticed: stopped as if in a long start."""
+    with FailsafeTraining(workplace, tmp_path, "--nepoch", 2000, checkpoint_seconds=1000) as training:
+        training.wait_until(lambda: runs_of(tmp_path) and logged(training.run))
+        trainer = training.child()
+        os.kill(trainer, signal.SIGSTOP)
+        assert training.step() == 0  # of the checkpoint before the first step
+        training.process.kill()
+        training.process.wait()
+        yield training.run, trainer
+    if is_locked(training.run):
+        os.kill(trainer, signal.SIGKILL)
+
+
+def runs_of(exps: Path) -> list[Path]:
+    return run_folders(exps, EXPERIMENT)
+
+
+def logged(run: Path) -> list[dict[str, str]]:
+    return rows(run) if (run / "metrics.csv").is_file() else []
+
+
+def wait_until(happened) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_trainer_whose_supervisor_was_killed_saves_and_ends(orphaned):
+    run, trainer = orphaned
+    os.kill(trainer, signal.SIGCONT)
+    wait_until(lambda: not is_locked(run))
+    state = reached(run)
+    assert state.step >= 10
+    assert state.progress < 1
+    assert reached(run, PREVIOUS).step == 0
+
+
+def test_the_trainer_of_a_supervisor_that_was_killed_is_waited_for(orphaned, workplace, tmp_path):
+    run, trainer = orphaned
+    with FailsafeTraining(workplace, tmp_path, "--is_continue", "--max_retries", 0, checkpoint_seconds=1000) as training:
+        training.read_until(f"{run} is still being written by another process (pid {trainer}); waiting for it")
+        os.kill(trainer, signal.SIGCONT)
+        assert training.end() == 0
+    (row,) = attempts(tmp_path)
+    assert (row["attempt"], row["exit_code"], row["step"]) == ("1", "0", str(STEPS))
+    assert reached(run, PREVIOUS).step >= 10  # where the trainer that was waited for had saved, and this one began
 
 
 def test_a_finished_run_is_not_trained_again(peaceful, tmp_path):
@@ -302,6 +321,7 @@ def test_the_scene_and_the_cameras_choose_configuration_and_experiment(workplace
         90,
         60,
     ]
+    assert parsed("train", "--exp", "NFFB", "--scan_id", 7).device == "auto"  # half of the experiments need a GPU
     args = parsed("train", *options)
     begun, again = (failsafe.train_command(args, "conf", "name", "stamp", again=again)[3:] for again in (False, True))
     common = ["--exps_folder", "exps", "--expname", "name", "--timestamp", "stamp"]
@@ -310,66 +330,3 @@ def test_the_scene_and_the_cameras_choose_configuration_and_experiment(workplace
     flags = ["--train_cameras", "--no-check", "--sphere", "0.0", "0.0", "90.0", "60.0", "a=1"]
     assert begun == ["train", *common, "--conf", "conf", "--data_dir", place, *ends, *flags]
     assert again == ["train", *common, *ends, "--is_continue", *flags]
-
-
-# ---------------------------------------------------------------------------------------------- evaluation
-
-
-def test_evaluation_of_the_newest_finished_run(peaceful, tmp_path, refused):
-    exps, asked = tmp_path / "exps", ["--exp", "HashGrid", "--scan_id", 7, "--exps_folder", tmp_path / "exps"]
-    refused(["failsafe", "eval", *asked], 5, "no finished run to evaluate", exps / EXPERIMENT, "none")
-    unfinished, older, newer = (Path(shutil.copytree(peaceful, exps / EXPERIMENT / name)) for name in ("3", "1", "2"))
-    whole = checkpoint(unfinished)
-    whole.meta["state"]["progress"] = 0.5
-    save_checkpoint(checkpoint_path(unfinished), whole.tensors, whole.meta)
-    assert nsr("failsafe", "eval", *asked, "--resolution", 24, "--eval_rendering") == 0
-    for run in (unfinished, older):
-        assert not (run / "mesh.ply").exists()
-    assert (newer / "mesh.ply").stat().st_size > 1000
-    figures = json.loads((newer / "metrics.json").read_text())
-    assert figures["steps"] == STEPS
-    assert figures["psnr"] > 5
-    assert len([*(newer / "renders").iterdir()]) == VIEWS
-    assert [(row["run"], row["program"], row["exit_code"]) for row in attempts(exps)] == [
-        ("2", program, "0") for program in ("mesh", "eval", "render")
-    ]
-    # Of another folder of scans with a scan of the same name: not what was asked for.
-    elsewhere = ["failsafe", "eval", *asked, "--data_dir", tmp_path / "elsewhere"]
-    refused(elsewhere, 5, "no finished run on", "elsewhere", "2 of ", "scan7")
-    shutil.copy(checkpoint_path(newer), checkpoint_path(newer, PREVIOUS))
-    checkpoint_path(newer).write_bytes(b"garbled")
-    before = (newer / "metrics.json").read_bytes()
-    refused(["failsafe", "eval", *asked], 5, "2: its newest checkpoint cannot be read", "--is_continue")  # not the older one
-    assert (newer / "metrics.json").read_bytes() == before
-    assert not (older / "mesh.ply").exists()
-    for run in (older, newer):
-        shutil.rmtree(run)
-    refused(["failsafe", "eval", *asked], 5, "no finished run to evaluate", "3 at 50%", "--is_continue")
-
-
-def test_a_finished_run_whose_checkpoint_is_damaged_is_not_evaluated_on_an_older_one(peaceful, tmp_path, refused):
-    """What was trained last counts; the message says what there is."""
-    run = Path(shutil.copytree(peaceful, tmp_path / "exps" / EXPERIMENT / "1"))
-    shutil.copy(checkpoint_path(run), checkpoint_path(run, PREVIOUS))
-    garble(checkpoint_path(run))
-    command = ["mesh", run, "--resolution", 24]
-    refused(command, 5, "latest.safetensors", "previous.safetensors, the one before it, can be given instead", "--is_continue")
-    assert nsr("mesh", checkpoint_path(run, PREVIOUS), "--resolution", 24) == 0
-
-
-def test_what_is_measured(tmp_path):
-    def programs(*options: object) -> list[str]:
-        commands = failsafe.evaluation_commands(parsed("eval", "--exp", "NFFB", "--scan_id", 7, *options), Path("run"))
-        return [
-            " ".join(map(str, command)).replace(" --device cpu", "").replace(" --resolution 384", "") for command in commands
-        ]
-
-    assert programs() == ["mesh run", "eval run --mesh-only"]
-    assert programs("--eval_rendering") == ["mesh run", "eval run", "render run"]
-    assert programs("--trainable_cameras") == ["mesh run", "eval run --mesh-only", "eval run --eval_cameras"]
-    gt = ["--gt", "cup.ply"]
-    assert programs(*gt) == ["mesh run", "eval run --gt cup.ply"]
-    assert programs(*gt, "--eval_rendering") == ["mesh run", "eval run --gt cup.ply --eval_rendering", "render run"]
-    assert programs("--dtu_gt", "MVS") == ["mesh run", "eval run --dtu_gt MVS --dtu_scan 7"]
-    measured = programs(*gt, "--dtu_gt", "MVS", "--scan_id", "scan7", "--eval_rendering")[1]
-    assert measured == "eval run --gt cup.ply --dtu_gt MVS --eval_rendering"

@@ -211,6 +211,20 @@ def test_as_a_process_with_a_reader_that_leaves():
     assert process.wait() == 0
 
 
+def test_an_error_that_nobody_reads_has_its_exit_code():
+    """A trainer whose supervisor was killed saves and ends with 75, and has nobody to tell."""
+    code = (
+        "import sys, nsr.apps.main as m\nfrom nsr.utils.errors import RetriableError\n"
+        "def run(argv):\n    sys.stdin.read()\n    raise RetriableError('the state is saved')\n"
+        "m._run = run\nsys.exit(m.main([]))"
+    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, cwd=ROOT)
+    process.stderr.close()
+    process.stdin.close()
+    assert process.wait() == 75
+
+
 @pytest.mark.skipif(os.name == "nt", reason="nobody can tell there")
 def test_a_reader_of_stderr_that_leaves_is_no_success():
     """As the progress of training may be read: what was running has not ended."""

@@ -100,6 +100,26 @@ def test_the_slope_is_printed_and_drawn(line, tmp_path, capsys):
     assert [(trace["x"], trace["y"]) for trace in diamonds] == [([1000], [25.25]), ([500 / 60], [25.25])]
 
 
+def test_the_clock_on_the_wall_has_the_pauses(line, run, tmp_path, capsys, refused):
+    refused(["plot", line, "--clock", "wall"], 2, "--clock wall: line has no column unix_time", "--clock training")
+    head, *rows = (line / "metrics.csv").read_text().splitlines()
+    # Begun at 1.7e9 s; a row each 5 s, and a pause of ten minutes after half of the steps. The first row is of an older nsr.
+    moments = ["", *(f"{1.7e9 + 5 * i + 600 * (i > 50):.2f}" for i in range(2, 101))]
+    lines = [f"{head},unix_time", *(f"{row},{moment}" for row, moment in zip(rows, moments, strict=True))]
+    (line / "metrics.csv").write_text("\n".join(lines) + "\n")
+    assert plot(line, "--what", "rgb,psnr", "--clock", "wall", "--last", "100%", "--out", tmp_path / "wall.html") == 0
+    printed = capsys.readouterr().out
+    drawn = [trace for trace in traces(tmp_path / "wall.html") if trace["xaxis"] == "x2"]
+    (minutes,) = [numbers(trace["x"]) for trace in drawn if trace["mode"] == "lines" and "dash" not in trace["line"]]
+    assert len(minutes) == 99
+    np.testing.assert_allclose(minutes[[0, 48, 49, -1]], np.array([10, 250, 855, 1100]) / 60)
+    (diamond,) = [trace["x"] for trace in drawn if trace["mode"] == "markers"]
+    assert diamond == [1100 / 60]
+    assert "wall clock, minutes" in (tmp_path / "wall.html").read_text()
+    assert "unix_time" not in printed
+    assert plot(run, "--clock", "wall", "--out", tmp_path / "run.png") == 0  # as it is logged
+
+
 def test_options(line, tmp_path, capsys):
     out = tmp_path / "some"
     assert plot(line, "--what", "rgb,ms_draw", "--last", "40%", "--smooth", "0.9", "--log", "xy", "--out", out) == 0

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import trimesh
 from PIL import Image
+from support.ball_run import TRAINED, open_as_run
 from support.dtu_reference import write_reference
-from support.painted_ball import RADIUS, WORLD_FROM_SCENE, PaintedBall, photographs, ring_of_cameras
-from support.tiny_run import tiny_config
+from support.painted_ball import RADIUS, WORLD_FROM_SCENE
 
 from nsr.apps.eval import CAMERAS, DTU, MESH, RENDERING
 from nsr.apps.main import main
@@ -24,34 +23,11 @@ from nsr.models.exposure import AffineExposure
 from nsr.training.results import render_view, run_figures
 from nsr.utils.errors import DataError
 
-VIEWS, TRAINED, HELD_OUT = 6, [0, 1, 2, 4, 5], [3]
-
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """What load_run returns for the folder `run`, with a ball as the trained model."""
-    scene = photographs(ring_of_cameras(VIEWS), PaintedBall())
-    opened = SimpleNamespace(
-        model=PaintedBall(),
-        config=tiny_config(),
-        folder=tmp_path / "run",
-        checkpoint="0123abcd",
-        step=700,
-        rays=9000,
-        seconds=12.5,
-        seed=3,
-        world_from_scene=WORLD_FROM_SCENE,
-        data_dir="ball",
-        cameras=scene.cameras[TRAINED],
-        train_views=TRAINED,
-        holdout_views=HELD_OUT,
-        aligned=False,
-        exposure=None,
-        load_scene=lambda: scene,
-    )
-    opened.folder.mkdir()
-    monkeypatch.setattr("nsr.training.run.load_run", lambda path, device="cpu": opened)
-    return opened
+    return open_as_run(monkeypatch, tmp_path / "run")
 
 
 def ball_mesh(radius: float = RADIUS) -> trimesh.Trimesh:

@@ -81,6 +81,19 @@ def test_previews_are_in_tensorboard_too(scene, conf, tmp_path):
     assert np.array_equal(shown, np.array(Image.open(run / "plots" / "step_000012.png")))
 
 
+def test_a_number_of_views_is_the_published_split_also_when_continued(scene, conf, tmp_path, capsys, refused):
+    (tmp_path / "config.toml").write_text("[scenes.ball.default_views_configs]\n3 = [0, 1, 5]\n2 = [0, 1]")
+    options = ["--exps_folder", tmp_path / "exps", "--expname", "head"]
+    nsr("train", "--conf", conf, "--data_dir", scene, "--views", 3, "--nepoch", 1, *options)
+    assert "ball: views 0, 1, 5: those published for 3" in capsys.readouterr().err
+    (run,) = runs_in(tmp_path / "exps", "head")
+    assert load_run(run).train_views == [0, 1, 5]
+    nsr("train", "--is_continue", "--views", 3, "--nepoch", 2, *options)
+    assert checkpoint(run).meta["step"] == 6
+    capsys.readouterr()
+    refused(["train", "--is_continue", "--views", 2, "--nepoch", 3, *options], 2, "--views 2: the run began with views 0,1,5")
+
+
 def test_scan_views_holdout_and_cameras(scene, conf, tmp_path):
     data, exps = tmp_path / "DTU", tmp_path / "exps"
     shutil.move(scene, data / "scan7")

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 400
+FEWER = {"nsr/training/trainer.py": 365}  # docs/architecture.md says why it is not 300
 
 # A module of the package on the left may import, of nsr, itself, what stands on the right, and EVERYWHERE.
 # The table of docs/architecture.md.
@@ -113,7 +114,8 @@ def test_no_file_grows_beyond_reading():
     suffixes = (".py", ".h", ".cpp", ".cu", ".sh")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
     lines = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
-    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+    assert {name: count for name, count in lines.items() if count > FEWER.get(name, MAX_LINES)} == {}
+    assert FEWER.keys() <= lines.keys()
 
 
 def run_python(code: str) -> str:

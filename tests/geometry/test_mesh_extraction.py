@@ -13,7 +13,15 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from nsr.geometry.mesh_extraction import extract_mesh
-from nsr.geometry.meshes import largest_component, load_mesh, new_mesh, save_mesh, to_world, vertex_colors
+from nsr.geometry.meshes import (
+    largest_component,
+    load_mesh,
+    load_numbered_mesh,
+    new_mesh,
+    save_mesh,
+    to_world,
+    vertex_colors,
+)
 from nsr.utils.errors import DataError, UsageError
 
 RADIUS = 0.6
@@ -215,3 +223,58 @@ class TestFiles:
         (tmp_path / "cut.ply").write_bytes(whole[: len(whole) // 2])
         with pytest.raises(DataError):
             load_mesh(tmp_path / "cut.ply")
+
+
+TEXTURED = """mtllib head.mtl
+v 0 0 0 0.5 0.5 0.5
+v 1 0 0 0.5 0.5 0.5
+v 9 9 9 0.5 0.5 0.5
+v 1 1 0 0.5 0.5 0.5
+v 0 1 0 0.5 0.5 0.5
+vt 0 0
+vt 1 0
+vt 1 1
+vt 0 1
+vn 0 0 1
+usemtl skin
+f 1/1/1 2/2/1 4/3/1
+usemtl hair
+f 1/2/1 4/4/1 5/1/1
+"""
+
+
+class TestNumberedMeshes:
+    def test_vertices_of_a_textured_scan_keep_their_numbers(self, tmp_path):
+        """Several materials, colours, texture coordinates that differ at a vertex, and a vertex that no face has."""
+        path = tmp_path / "head.obj"
+        path.write_text(TEXTURED)
+        mesh = load_numbered_mesh(path)
+        assert mesh.vertices.tolist() == [[0, 0, 0], [1, 0, 0], [9, 9, 9], [1, 1, 0], [0, 1, 0]]
+        assert mesh.faces.tolist() == [[0, 1, 3], [0, 3, 4]]
+        path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf -3 -2 -1\n")
+        assert load_numbered_mesh(path).faces.tolist() == [[0, 1, 2]]
+
+    def test_other_formats(self, tmp_path):
+        mesh = two_balls()
+        for suffix in ("ply", "obj"):
+            save_mesh(mesh, tmp_path / f"mesh.{suffix}")
+            back = load_numbered_mesh(tmp_path / f"mesh.{suffix}")
+            assert np.allclose(back.vertices, mesh.vertices, atol=1e-5)
+            assert np.array_equal(back.faces, mesh.faces)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf 1 2 3 4\nf 1 2 3\n", "cannot be read as a mesh of triangles"),
+            ("v 0 0 0\nv 1 0 0\nv 1 1 0\nf 1 2 7\n", "a face has vertex 7, but there are 3; is the file whole"),
+            ("v 0 0 0\nv 1 0 0\n", "expected a mesh with triangles, found 2 vertices and 0 faces"),
+            ("v 0 0 0\nv 1 0 0\nv nan 1 0\nf 1 2 3\n", "NaN or infinite|cannot be read"),
+            ("v 0 0\nf 1 1 1\n", "cannot be read as a mesh of triangles"),
+        ],
+    )
+    def test_errors(self, tmp_path, text, message):
+        (tmp_path / "head.obj").write_text(text)
+        with pytest.raises(DataError, match=rf"head\.obj: .*({message})"):
+            load_numbered_mesh(tmp_path / "head.obj")
+        with pytest.raises(DataError, match="no such mesh file"):
+            load_numbered_mesh(tmp_path / "none.obj")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from support.tiny_run import nsr_command, write_tiny_conf, write_tiny_scene
 
+from nsr.apps import failsafe
+from nsr.apps.main import parse
 from nsr.training.experiments import EXPERIMENTS
 from nsr.training.folders import reached, run_folders
 
@@ -31,17 +34,26 @@ def write_workplace(folder: Path) -> Path:
     return folder
 
 
-def train_options(exps: Path, *more: object) -> list[object]:
+def train_options(exps: Path, *more: object, checkpoint_seconds: float = 0.05) -> list[object]:
     """Of a run by epochs, with checkpoints every few steps and a start of half a second, which a kill can hit."""
     options = ["--exp", "HashGrid", "--scan_id", 7, "--data_dir", "DTU", "--exps_folder", exps, "--nepoch", EPOCHS, "--seed", 3]
-    return [*options, *more, "train.checkpoint_seconds=0.05", "start.type=hull", "start.steps=300"]
+    return [*options, *more, f"train.checkpoint_seconds={checkpoint_seconds}", "start.type=hull", "start.steps=300"]
+
+
+def parsed(*arguments: object) -> argparse.Namespace:
+    """As `nsr failsafe` parses its arguments."""
+    return parse(failsafe.build_parser("nsr failsafe"), [str(argument) for argument in arguments])
+
+
+def garble(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-2000] + b"\0" * 2000)
 
 
 class FailsafeTraining:
     """`nsr failsafe train` in a working directory; lines: of its stderr, as far as they were read."""
 
-    def __init__(self, workplace: Path, exps: Path, *options: object) -> None:
-        command, environment = nsr_command("failsafe", "train", *train_options(exps, *options))
+    def __init__(self, workplace: Path, exps: Path, *options: object, **how: float) -> None:
+        command, environment = nsr_command("failsafe", "train", *train_options(exps, *options, **how))
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, cwd=workplace, env={**environment, "OMP_NUM_THREADS": "1"}, **pipes)
         self.exps, self.lines = exps, []

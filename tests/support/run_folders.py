@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from nsr.training.checkpoint import Checkpoint, load_checkpoint
+from nsr.training.folders import WALL_CLOCK
 
 
 def runs_in(exps: Path, name: str = "tiny_ball") -> list[Path]:
@@ -33,6 +34,9 @@ def assert_same_state(run: Path, other: Path) -> None:
         assert torch.equal(tensor, theirs.tensors[name]), name
 
     def without_time(run: Path) -> list[dict[str, str]]:
-        return [{name: value for name, value in row.items() if not name.startswith(("seconds", "ms_"))} for row in rows(run)]
+        return [
+            {name: value for name, value in row.items() if not name.startswith(("seconds", "ms_", WALL_CLOCK))}
+            for row in rows(run)
+        ]
 
     assert without_time(run) == without_time(other)

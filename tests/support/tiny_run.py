@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
 from support.idr_folder import write_folder
 from support.painted_ball import PaintedBall, photographs
 from support.two_balls import cameras_around
 
 from nsr.config import bind, find_conf, load_tree, to_hocon
+from nsr.geometry.poses import look_at
 from nsr.training.settings import Config
+from nsr.types import Cameras
 
 ROOT = Path(__file__).resolve().parents[2]
 VIEWS, WIDTH, HEIGHT = 6, 32, 24
+OTHER_WORLD = np.array([[0.7, 0, 0, -20.0], [0, 0, -0.7, 4.0], [0, 0.7, 0, 9.0], [0, 0, 0, 1]])  # of write_other_scene
 
 SMALL = (
     *(f"model.{network}.dims=[16]" for network in ("implicit_network", "rendering_network")),
@@ -33,6 +39,15 @@ SMALL = (
 def write_tiny_scene(folder: Path, **layout) -> Path:
     """VIEWS photographs of the painted ball from all round, in IDR layout; layout: see write_folder."""
     return write_folder(photographs(cameras_around(VIEWS, WIDTH, HEIGHT), PaintedBall()), folder, **layout)
+
+
+def write_other_scene(folder: Path) -> Path:
+    """Another ball, otherwise painted, in a world of another scale, place and up direction, by photographs of another size."""
+    eye = cameras_around(VIEWS + 1).centers.roll(1, dims=1) * 1.1
+    poses = look_at(eye, torch.zeros(3), torch.tensor([1.0, 0.0, 0.0]))
+    intrinsics = torch.tensor([[60.0, 0, 21.0], [0, 60.0, 20.0], [0, 0, 1]]).repeat(len(eye), 1, 1)
+    scene = photographs(Cameras(intrinsics, poses, 40, 42), PaintedBall(tint=0.1))
+    return write_folder(replace(scene, world_from_scene=OTHER_WORLD), folder)
 
 
 def write_tiny_conf(path: Path, *overrides: str) -> Path:

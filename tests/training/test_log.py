@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -37,6 +39,7 @@ def test_rows_are_on_disk_as_they_are_written(tmp_path):
             log.step(step, {"loss": 0.1 * step}, rays=512 * step, seconds=0.5, progress=0.25, times=times)
             assert len(rows(tmp_path)) == step // 2
     last = rows(tmp_path)[1]
+    assert abs(time.time() - float(last.pop("unix_time"))) < 60
     parts = {part: float(last.pop(f"ms_{part}")) for part in PARTS}
     assert last == {"step": "4", "loss": "0.4", "rays": "2048", "seconds": "0.5", "progress": "0.25"}
     assert parts["backward"] >= 10 > parts["forward"] > 0
@@ -117,6 +120,24 @@ def test_without_a_terminal_a_line_every_few_seconds(monkeypatch):
     assert len(lines) == 12  # 60 s at one line per 5 s (each rounded up to a step), and the end
     assert re.fullmatch(r" *9%  step 9  loss 0\.1250  1\.7k rays/s  eta 0:55", lines[0])
     assert lines[-1].startswith("100%")
+
+
+def test_a_reader_that_has_gone_is_no_reason_to_stop(monkeypatch):
+    """rich itself would end the process, and training without a checkpoint."""
+    from rich.console import Console
+
+    clock = Clock(monkeypatch)
+    read, write = os.pipe()
+    os.close(read)
+    gone = open(write, "w", buffering=1)  # noqa: SIM115 (what is still in its buffer cannot be written when it is closed)
+    line = ProgressLine(console=Console(file=gone))
+    for step in range(3):
+        line.update(step / 4, step, {"loss": 0.5}, rays_seen=step)
+        clock.now += 10
+    line.close()
+    assert line.console.quiet
+    with suppress(BrokenPipeError):
+        gone.close()
 
 
 def test_on_a_terminal_a_bar(monkeypatch):

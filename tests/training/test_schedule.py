@@ -1,14 +1,22 @@
 """Clock, learning rates, mask sharpness, views: what follows from how far a run has come."""
 
+import math
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
+from support.sphere_run import small_config, sphere_scene
 
+from nsr.config import Variant
+from nsr.encoders.filter_bank import FilterBankConfig, ModulatedFilterBankConfig
+from nsr.encoders.hash_grid import HashGridConfig
 from nsr.models.losses import LossConfig
 from nsr.training.run import split_views
 from nsr.training.schedule import Clock, learning_rate_factor, mask_alpha, shape_rate_factor, show_detail, stage
 from nsr.training.settings import TrainConfig
+from nsr.training.trainer import Trainer
 
 
 def test_published_schedule():
@@ -46,6 +54,37 @@ def test_detail_comes_with_progress():
     for progress in (0.1, 0.2, 0.8):
         show_detail(Model(), train, progress)
     assert shown == [(0.25, 1.0), (0.5, 1.0), (1.0, 1.0)]
+
+
+GRID = {"levels": 3, "base_resolution": 2, "max_resolution": 6, "log2_table_size": 6, "start_levels": 1, "init_scale": 0.1}
+VIEW_ENCODERS_WITH_LEVELS = [
+    Variant("hashgrid", HashGridConfig(**GRID)),
+    Variant("nffb", FilterBankConfig(**GRID, width=4)),
+    Variant("stylemod_nffb", ModulatedFilterBankConfig(**GRID, width=4)),
+]
+
+
+@pytest.mark.parametrize("encoder", VIEW_ENCODERS_WITH_LEVELS, ids=lambda encoder: encoder.type)
+def test_levels_of_view_directions_appear_with_those_of_the_colours_points(encoder):
+    """And steps with more of them are steps of another kind, for what records them."""
+    config = small_config(nepoch=3)
+    rendering = replace(config.model.rendering_network, view_encoder=encoder)
+    trainer = Trainer(replace(config, model=replace(config.model, rendering_network=rendering)), sphere_scene())
+    views, shown, losses = trainer.model.rendering_network.view_encoder, [], []
+    before = {name: value.detach().clone() for name, value in views.named_parameters()}
+    last = encoder.options.spec().offsets[2]  # where the table of the third level begins
+
+    def note(trainer, step) -> None:
+        shown.append(views.active_levels)
+        losses.append(step)
+        assert trainer.model.shown_detail()[2] == views.active_levels
+        assert torch.equal(views.table[last:], before["table"][last:]) == (views.active_levels < 3)
+
+    trainer.fit(on_step=note)
+    assert sorted(set(shown)) == [1, 2, 3]
+    assert shown == sorted(shown)
+    assert all(math.isfinite(value) for step in losses for value in step.values())
+    assert not [name for name, value in views.named_parameters() if torch.equal(value, before[name])]
 
 
 def test_colours_alone_come_last_and_both_stages_run_from_0_to_1():

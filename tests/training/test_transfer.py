@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.tiny_run import tiny_config
+from support.two_balls import cameras_around
 
 from nsr.models.exposure import AffineExposure
 from nsr.models.idr import IDRModel
@@ -28,9 +31,10 @@ MISFITS = {  # override: key, value, value of the other
 
 def a_run(name: str, *overrides: str, seed: int = 0) -> Run:
     config = tiny_config(*overrides)
-    unused = dict.fromkeys(("checkpoint", "step", "rays", "seconds", "seed", "world_from_scene", "data_dir", "cameras"))
-    unused |= dict.fromkeys(("train_views", "holdout_views"))
-    return Run(model=IDRModel.build(config.model, seed), config=config, folder=Path(name), **unused)
+    unused = dict.fromkeys(("checkpoint", "step", "rays", "seconds", "seed"))
+    place = {"world_from_scene": np.eye(4) * (seed + 1), "data_dir": f"photos/{name}", "cameras": cameras_around(4 + seed)}
+    views = {"train_views": list(range(4 + seed)), "holdout_views": [9 + seed], "sphere": (0.0, 0.0, 1.0, 1.0 + seed)}
+    return Run(model=IDRModel.build(config.model, seed), config=config, folder=Path(name), **unused, **place, **views)
 
 
 @pytest.mark.parametrize("override", MISFITS)
@@ -63,7 +67,9 @@ def test_the_surface_is_the_ones_and_the_colour_the_others():
         expected = other.model.rendering_network(points, surface.gradient, directions, surface.feature)
         assert torch.equal(run.model.color(points, directions), expected)
         assert not torch.equal(run.model.color(points, directions), one.model.color(points, directions))
-    assert run.folder == one.folder
+    for field in dataclasses.fields(Run):  # its place in the world, photographs, cameras
+        if field.name != "model":
+            assert getattr(run, field.name) is getattr(one, field.name), field.name
 
 
 def test_exposures_of_the_surfaces_photographs_are_not_those_of_the_colours():

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from nsr.utils.errors import UsageError
-from nsr.utils.files import atomic_write, file_lock, is_locked, keep_as
+from nsr.utils.files import atomic_folder, atomic_write, file_lock, is_locked, keep_as
 from nsr.utils.threads import THREAD_POLICY, set_thread_policy
 
 
@@ -38,6 +38,33 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         interrupted()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_folder_appears_whole_with_ordinary_permissions(tmp_path):
+    path = tmp_path / "new" / "folder"
+    with atomic_folder(path) as folder:
+        (folder / "a.txt").write_text("x")
+        assert not path.exists()
+    assert os.listdir(path) == ["a.txt"]
+    (tmp_path / "plain").mkdir()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+    with pytest.raises(UsageError, match="not empty; name a new folder"), atomic_folder(path):
+        pass
+    assert os.listdir(path) == ["a.txt"]
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path):
+    (tmp_path / "empty").mkdir()
+
+    def interrupted() -> None:
+        with atomic_folder(tmp_path / "empty") as folder:
+            (folder / "a.txt").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert os.listdir(tmp_path) == ["empty"]
+    assert os.listdir(tmp_path / "empty") == []
 
 
 def test_a_symbolic_link_stays_a_link(tmp_path):

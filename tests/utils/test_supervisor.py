@@ -230,6 +230,39 @@ def test_a_file_system_that_is_away_when_the_supervisor_looks_is_worth_a_retry(t
         supervisor.run("train", lambda: told(FileNotFoundError(errno.ENOENT, "No such file")))
 
 
+def test_another_process_is_waited_for_at_the_cost_of_no_attempt(tmp_path, capfd):
+    busy, step = [True, True, False], [sys.executable, "-S", "-c", ""]
+
+    def command() -> list[str]:
+        supervisor.wait_while(lambda: busy.pop(0), 30.0, "the run is written by pid 7")
+        return step
+
+    with Supervisor(tmp_path, "run", max_retries=0, backoff=1.0) as supervisor:
+        supervisor._sleep = lambda seconds: None
+        assert supervisor.run("train", command) == 0
+    assert [row["exit_code"] for row in rows(tmp_path)] == ["0"]
+    told = [line for line in capfd.readouterr().err.splitlines() if "pid 7" in line]
+    assert told == ["failsafe: the run is written by pid 7; waiting for it, up to 30 s"]
+
+
+def test_another_process_is_not_waited_for_for_ever(tmp_path, capfd):
+    waits: list[float] = []
+    with Supervisor(tmp_path, "run", max_retries=5, backoff=1.0, wait=waits.append) as supervisor:
+        code = supervisor.run("train", lambda: supervisor.wait_while(lambda: True, 0.1, "the run is written by pid 7"))
+    assert (code, waits) == (75, [])  # not five times as long as was said
+    (row,) = rows(tmp_path)
+    assert row["reason"].startswith("not started: the run is written by pid 7 after 0.1 s; end it")
+    assert capfd.readouterr().err.rstrip().endswith("; given up")
+
+
+def test_a_signal_ends_waiting_for_another_process(tmp_path, capfd):
+    with Supervisor(tmp_path, "run", max_retries=5, backoff=1.0) as supervisor:
+        signal_when(lambda: True, signal.SIGTERM)
+        code = supervisor.run("train", lambda: supervisor.wait_while(lambda: True, 60.0, "the run is written by pid 7"))
+    assert code == 75
+    assert capfd.readouterr().err.rstrip().endswith("; stopped by SIGTERM")
+
+
 def test_what_is_looked_up_before_is_persistent_too(capfd):
     def look():
         if failures:
