@@ -89,7 +89,7 @@ def test_scenes_that_are_no_heads_are_told(heads, monkeypatch, tmp_path):
 
 def write_model(path, coefficients: int = 3):
     """A ball for a skin that reaches below the cut (in cm), two eyes in it, and a long thing that is no eye."""
-    skin = trimesh.creation.icosphere(subdivisions=3, radius=15.0)
+    skin = trimesh.creation.icosphere(subdivisions=4, radius=15.0)
     eyes = [trimesh.creation.icosphere(subdivisions=3, radius=1.2).apply_translation((x, 3.0, 9.0)) for x in (-3, 3)]
     mouth = trimesh.creation.capsule(height=6.0, radius=1.0).apply_translation((0, -4.0, 8.0))
     whole = trimesh.util.concatenate([skin, *eyes, mouth])
