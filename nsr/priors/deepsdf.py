@@ -91,10 +91,9 @@ class DeepSdf(nn.Module):
             weight = torch.empty_like(layer.weight)
             if i == last:
                 weight.normal_(math.sqrt(math.pi / layer.in_features), 1e-4)
-                layer.bias.zero_()
             else:
                 weight.normal_(0.0, math.sqrt(2.0 / layer.out_features))
-                layer.bias.zero_()
+            layer.bias.zero_()
             weight[:, 3:given] *= 0.1
             if i in self.config.skip_in:
                 weight[:, :3] *= 0.1
@@ -196,15 +195,10 @@ class AutoDecoder:
         # The prior counts fully after a tenth of the steps: at first it would keep all codes at the mean (DeepSDF's own code).
         weight = self.config.code_weight * min(10.0 * (self.steps + 1) / self.config.steps, 1.0)
         self.optimiser.zero_grad()
-        (of_points + weight * self.code_factor * of_codes).backward()
+        (of_points + weight * self.config.code_size * of_codes).backward()  # eq. 9 sums over the numbers of a code
         self.optimiser.step()
         self.steps += 1
         return {"distance": float(of_points.detach()), "codes": float(of_codes.detach())}
-
-    @property
-    def code_factor(self) -> float:
-        """Codes are summed over their numbers in eq. 9, and of_codes is their mean."""
-        return float(self.config.code_size)
 
     def _draw(self, shape: int) -> Float[Tensor, "K 4"]:
         """Points of a surface with their distances, half of them inside, as far as there are any on either side."""

@@ -211,6 +211,15 @@ def test_as_a_process_with_a_reader_that_leaves():
     assert process.wait() == 0
 
 
+def exit_code_without_reader(code: str) -> int:
+    """Of a program that waits for the end of its input, which comes when nobody reads its stderr any more."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, cwd=ROOT)
+    process.stderr.close()
+    process.stdin.close()
+    return process.wait()
+
+
 def test_an_error_that_nobody_reads_has_its_exit_code():
     """A trainer whose supervisor was killed saves and ends with 75, and has nobody to tell."""
     code = (
@@ -218,11 +227,7 @@ def test_an_error_that_nobody_reads_has_its_exit_code():
         "def run(argv):\n    sys.stdin.read()\n    raise RetriableError('the state is saved')\n"
         "m._run = run\nsys.exit(m.main([]))"
     )
-    pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, cwd=ROOT)
-    process.stderr.close()
-    process.stdin.close()
-    assert process.wait() == 75
+    assert exit_code_without_reader(code) == 75
 
 
 @pytest.mark.skipif(os.name == "nt", reason="nobody can tell there")
@@ -233,8 +238,4 @@ def test_a_reader_of_stderr_that_leaves_is_no_success():
         "def run(argv):\n    sys.stdin.read()\n    print('x', file=sys.stderr, flush=True)\n"
         "m._run = run\nsys.exit(m.main([]))"
     )
-    pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, cwd=ROOT)
-    process.stderr.close()
-    process.stdin.close()
-    assert process.wait() == 75
+    assert exit_code_without_reader(code) == 75
